@@ -1,0 +1,60 @@
+"""minicelery: Celery's API and wire format on a smaller, faster engine.
+
+>>> from minicelery import Celery
+>>> app = Celery("tasks", broker="sqlite:///queue.db", backend="sqlite:///queue.db")
+>>> @app.task
+... def add(x, y):
+...     return x + y
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Celery",
+    "Signature",
+    "Task",
+    "bugreport",
+    "current_app",
+    "current_task",
+    "maybe_signature",
+    "shared_task",
+    "signature",
+    "uuid",
+]
+
+_HOMES = {
+    "Celery": "minicelery.app",
+    "bugreport": "minicelery.app",
+    "shared_task": "minicelery.app",
+    "Signature": "minicelery.canvas",
+    "maybe_signature": "minicelery.canvas",
+    "signature": "minicelery.canvas",
+    "Task": "minicelery.task",
+    "current_app": "minicelery._state",
+    "current_task": "minicelery._state",
+    "uuid": "minicelery.message",
+}
+
+if TYPE_CHECKING:
+    from minicelery._state import current_app, current_task
+    from minicelery.app import Celery, bugreport, shared_task
+    from minicelery.canvas import Signature, maybe_signature, signature
+    from minicelery.message import uuid
+    from minicelery.task import Task
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'minicelery' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

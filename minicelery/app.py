@@ -1,0 +1,625 @@
+"""The app: settings, the registry of tasks, and the broker and backend they use."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from minicelery import _state, record, signals, states
+from minicelery._state import Proxy
+from minicelery.broker import Backend, Broker, open_backend, open_broker
+from minicelery.broker.url import mask_url
+from minicelery.exceptions import DuplicateTaskNameWarning, NotRegistered, OperationalError, TaskRevokedError
+from minicelery.message import Message
+from minicelery.result import AsyncResult, DisabledBackend, EagerResult
+from minicelery.sending import Sender
+from minicelery.settings import Settings, read_config, read_envvar
+from minicelery.task import Task
+
+if TYPE_CHECKING:
+    import types
+    from typing import ParamSpec
+
+    from minicelery.canvas import Signature
+    from minicelery.request import Request
+
+    P = ParamSpec("P")
+R = TypeVar("R")
+
+REVOKED_FOR = 86400.0
+"""Seconds for which the order not to run a task is kept."""
+DEFAULT_BROKER = "amqp://"
+
+
+class TaskRegistry(dict[str, Task[..., Any]]):
+    """Task name -> task; a missing name is answered with the nearest ones."""
+
+    def __missing__(self, name: str) -> Task[..., Any]:
+        raise NotRegistered(unknown_task(name, self))
+
+    def register(self, task: Task[..., Any]) -> None:
+        """Add `task` under its name."""
+        self[task.name] = task
+
+    def unregister(self, task: str | Task[..., Any]) -> None:
+        """Remove a task, or the task of that name.  Raises NotRegistered."""
+        name = task if isinstance(task, str) else task.name
+        if name not in self:
+            raise NotRegistered(unknown_task(name, self))
+        del self[name]
+
+
+def unknown_task(name: str, known: Mapping[str, Any]) -> str:
+    """One line about a task name that is not registered, with the nearest ones that are."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, 3, 0.5)
+    hint = (
+        f"did you mean {' or '.join(map(repr, near))}?"
+        if near
+        else ("import its module in the worker (include=, imports, --include or autodiscover_tasks)")
+    )
+    return f"no task named {name!r} is registered; {hint}"
+
+
+class Celery:
+    """An application: its settings, its tasks, and how they are sent.
+
+    Opening one connects to nothing; the broker is reached when something is sent.
+    Thread-safe, and safe to use in a process that forks afterwards.
+    """
+
+    def __init__(
+        self,
+        main: str | None = None,
+        loader: Any = None,
+        backend: str | None = None,
+        *,
+        broker: str | None = None,
+        include: str | Sequence[str] | None = None,
+        changes: Mapping[str, Any] | None = None,
+        config_source: Any = None,
+        namespace: str | None = None,
+        set_as_current: bool = True,
+        task_cls: type[Task[..., Any]] | str | None = None,
+        autofinalize: bool = True,
+        strict_typing: bool = True,
+        strict_config: bool = False,
+        tasks: TaskRegistry | None = None,
+        **conf: Any,
+    ) -> None:
+        self.main = main
+        self.finalized = False
+        self.autofinalize = autofinalize
+        self.strict_typing = strict_typing
+        self._registry = tasks if tasks is not None else TaskRegistry()
+        self._task_class: Any = task_cls or Task
+        self._settings: Settings | None = None
+        self._strict = strict_config
+        self._sources: list[tuple[Any, str | None, bool]] = []
+        if config_source is not None:
+            self._sources.append((config_source, namespace, False))
+        self._given: dict[str, Any] = {**(changes or {}), **conf}
+        for key, value in (("broker_url", broker), ("result_backend", backend), ("include", include)):
+            if value is not None:
+                self._given[key] = (value,) if key == "include" and isinstance(value, str) else value
+        self._autodiscover: list[tuple[Any, str | None]] = []
+        self._pending: list[Task[..., Any]] = []  # declared without a base: they follow `app.Task`
+        self._lock = threading.RLock()
+        self._broker: Broker | None = None
+        self._backend: Backend | DisabledBackend | None = None
+        self._sender = Sender(self)
+        self._executor: Any = None
+        self._home = _calling_directory()
+        self.on_configure = signals.Signal("app.on_configure")
+        self.on_after_configure = signals.Signal("app.on_after_configure")
+        self.on_after_finalize = signals.Signal("app.on_after_finalize")
+        if set_as_current:
+            self.set_current()
+        _state.finalized.append(weakref.ref(self))
+
+    # -- settings --------------------------------------------------------------------------
+
+    @property
+    def conf(self) -> Settings:
+        """The settings; sources given by name are imported on first use."""
+        if self._settings is None:
+            self._configure()
+        return self._settings  # type: ignore[return-value]  # set by _configure
+
+    @conf.setter
+    def conf(self, values: Mapping[str, Any]) -> None:
+        self.conf.update(values)
+
+    def _configure(self) -> None:
+        with self._lock:
+            if self._settings is not None:
+                return
+            settings = Settings(strict=self._strict)
+            settings.load_environment(os.environ)
+            found = [read_config(source, space, silent) for source, space, silent in self._sources]
+            self._settings = settings
+            for values in found:
+                settings.update(values)
+            settings.update(self._given)
+        self.on_after_configure.send(sender=self, source=settings)
+
+    def config_from_object(
+        self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
+    ) -> None:
+        """Take settings from an object, a dict, or a module by name; later ones win.
+
+        A name is imported on first use, or now with `force`.  With `namespace="CELERY"` only
+        ``CELERY_…`` keys are read.
+        """
+        self._sources.append((obj, namespace, silent))
+        if self._settings is not None:
+            self._settings.update(read_config(obj, namespace, silent))
+            self._settings.update(self._given)
+        elif force:
+            self._configure()
+
+    def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> None:
+        """Take settings from the module that an environment variable names."""
+        if silent and not os.environ.get(variable_name):
+            return
+        module = read_envvar(variable_name)
+        self.config_from_object(module, silent=silent, force=force)
+
+    def add_defaults(self, values: Mapping[str, Any]) -> None:
+        """Set what is not set yet."""
+        for key, value in values.items():
+            if key not in self.conf.changed():
+                self.conf[key] = value
+
+    # -- tasks -----------------------------------------------------------------------------
+
+    @property
+    def Task(self) -> type[Task[..., Any]]:  # noqa: N802 - Celery's name
+        """The base of this app's tasks; assign a subclass of it to change all of them."""
+        base = self._task_class
+        if isinstance(base, str):
+            module, _, name = base.replace(":", ".").rpartition(".")
+            base = getattr(importlib.import_module(module), name)
+        if base.__dict__.get("app") is not self:
+            base = type(
+                base.__name__, (base,), {"app": self, "__module__": base.__module__, "abstract": True}
+            )
+        self._task_class = base
+        found: type[Task[..., Any]] = base
+        return found
+
+    @Task.setter
+    def Task(self, base: type[Task[..., Any]]) -> None:  # noqa: N802
+        self._task_class = base
+
+    @overload
+    def task(self, fun: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, /, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+    def task(self, fun: Any = None, /, **options: Any) -> Any:
+        """Make a function a task of this app: `@app.task` or `@app.task(name=…, bind=True, …)`.
+
+        `bind=True` passes the task as first argument; `base=` is its class; any attribute
+        of `Task` is an option.
+        """
+        if fun is None:
+            return functools.partial(self.task, **options)
+        if not callable(fun):
+            raise TypeError(f"@app.task takes a function, got {type(fun).__name__}; options go by keyword")
+        shared = options.pop("shared", True)
+        task = self._task_from_function(fun, **options)
+        if shared:
+            _share(lambda app: app if app is self else app._task_from_function(fun, **options))
+        return task
+
+    def _task_from_function(
+        self,
+        fun: Callable[..., Any],
+        *,
+        name: str | None = None,
+        base: type[Task[..., Any]] | None = None,
+        bind: bool = False,
+        lazy: bool = True,
+        filter: Callable[..., Any] | None = None,
+        pydantic: bool = False,
+        **options: Any,
+    ) -> Task[..., Any]:
+        if pydantic:
+            raise TypeError(f"pydantic=True is not served by this version ({fun.__qualname__})")
+        name = name or self.gen_task_name(fun.__name__, fun.__module__)
+        known = self._registry.get(name)
+        if known is not None:
+            if getattr(known, "__wrapped__", None) is not fun and not _same_source(known, fun):
+                warnings.warn(
+                    f"a task named {name!r} is registered already, so {_place(fun)} was not registered; "
+                    "give one of them a name=",
+                    DuplicateTaskNameWarning,
+                    stacklevel=4,
+                )
+            return known
+        task: Task[..., Any] = object.__new__(base or self.Task)
+        called = filter(fun) if filter else fun
+        functools.update_wrapper(task, fun)
+        vars(task).update({"name": name, "app": self, "bound": bind, "typing": self.strict_typing})
+        task.run = functools.partial(called, task) if bind else called
+        for option, value in options.items():
+            if option in ("run", "app") or (callable(getattr(Task, option, None)) and not callable(value)):
+                raise TypeError(f"{option}= is not an option of a task ({_place(fun)})")
+            setattr(task, option, value)
+        for option in ("autoretry_for", "dont_autoretry_for", "throws"):
+            if isinstance(one := getattr(task, option), type):
+                setattr(task, option, (one,))
+            elif not isinstance(one, tuple):
+                setattr(task, option, tuple(one))
+        soft, hard = vars(task).get("soft_time_limit"), vars(task).get("time_limit")
+        if soft is not None and hard is not None and soft > hard:
+            raise ValueError(f"{name}: soft_time_limit={soft:g} must not be greater than time_limit={hard:g}")
+        self._registry[name] = task
+        if base is None and not self.finalized:
+            self._pending.append(task)
+        return task
+
+    def register_task(self, task: Task[..., Any] | type[Task[..., Any]], **options: Any) -> Task[..., Any]:
+        """Register a class-based task: an instance, or the class itself."""
+        instance = task() if isinstance(task, type) else task
+        kind = type(instance)
+        if not instance.name:
+            instance.name = self.gen_task_name(kind.__name__, kind.__module__)
+        vars(instance).update(options, app=self, abstract=False)
+        if not callable(getattr(instance, "run", None)):
+            raise TypeError(f"{kind.__name__} has no run method")
+        self._registry[instance.name] = instance
+        return instance
+
+    def gen_task_name(self, name: str, module: str) -> str:
+        """``module.name``; for a script's own ``__main__`` the app's name stands for the module."""
+        if module == "__main__" and self.main:
+            module = self.main
+        return f"{module}.{name}"
+
+    @property
+    def tasks(self) -> TaskRegistry:
+        """Every task of this app, by name."""
+        if not self.finalized and self.autofinalize:
+            self.finalize()
+        return self._registry
+
+    def finalize(self, auto: bool = False) -> None:
+        """Settle the registry: shared tasks join, and `app.Task` as it is now becomes the base."""
+        with self._lock:
+            if self.finalized:
+                return
+            self.finalized = True
+            for register in list(_state.shared):
+                register(self)
+            for task in self._pending:
+                if type(task) is not self.Task:
+                    task.__class__ = self.Task
+            self._pending.clear()
+        self.on_after_finalize.send(sender=self)
+
+    def autodiscover_tasks(
+        self,
+        packages: Iterable[str] | Callable[[], Iterable[str]] | None = None,
+        related_name: str | None = "tasks",
+        force: bool = False,
+    ) -> None:
+        """Import ``<package>.<related_name>`` of each package when the worker starts, or now (`force`)."""
+        self._autodiscover.append((packages, related_name))
+        if force:
+            self._discover(packages, related_name)
+
+    def _discover(self, packages: Any, related_name: str | None) -> None:
+        if packages is None:
+            packages = _django_packages()
+        for package in packages() if callable(packages) else packages:
+            _import_related(package, related_name)
+
+    def import_task_modules(self) -> None:
+        """Import what `imports`, `include` and `autodiscover_tasks` name, then finalize."""
+        signals.import_modules.send(sender=self)
+        for module in (*self.conf.imports, *self.conf.include):
+            importlib.import_module(module)
+        for packages, related_name in self._autodiscover:
+            self._discover(packages, related_name)
+        self.finalize()
+
+    # -- sending ---------------------------------------------------------------------------
+
+    def send_task(
+        self,
+        name: str,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """Send a call by name; the task need not be known here.  Options as `Task.apply_async`."""
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"send_task takes a task's name, got {name!r}")
+        return self._send(name, args or (), kwargs or {}, options, self.tasks.get(name))
+
+    def _send(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        task: Task[Any, Any] | None,
+    ) -> AsyncResult[Any]:
+        return self._sender.send(name, args, kwargs, options, task)
+
+    def _send_many(
+        self, name: str, calls: Any, options: Mapping[str, Any], task: Task[Any, Any] | None
+    ) -> list[AsyncResult[Any]]:
+        return self._sender.send_many(name, calls, options, task)
+
+    def _retry_message(self, *details: Any) -> Message:
+        return self._sender.retry_message(*details)
+
+    def _run_eagerly(self, task: Task[Any, Any], args: Any, kwargs: Any, options: Any) -> EagerResult[Any]:
+        from minicelery.worker.eager import run_eagerly
+
+        return run_eagerly(self, task, args, kwargs, options)
+
+    def AsyncResult(self, id: str, **kwargs: Any) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
+        """The result of the task call with that id."""
+        return AsyncResult(id, app=self, **kwargs)
+
+    def signature(self, *args: Any, **kwargs: Any) -> Signature:
+        """A signature bound to this app."""
+        from minicelery.canvas import Signature
+
+        return Signature(*args, **kwargs, app=self)
+
+    def _store_state(self, id: str, state: str, meta: Any, request: Request) -> None:
+        conf = self.conf
+        value = record.exception_document(meta) if isinstance(meta, BaseException) else meta
+        stored = record.encode(
+            id, state, value, serializer=conf.result_serializer, ttl=conf.result_expires, zone=conf.zone(),
+            group_id=request.group, parent_id=request.parent_id,
+        )  # fmt: skip
+        with request.state_lock:
+            request.reported = True
+            self.backend.store([stored])
+
+    def _revoke(self, id: str) -> None:
+        self.broker.remember("revoked", id, REVOKED_FOR)
+        if isinstance(self.backend, DisabledBackend):
+            return
+        found = self.backend.load([id])[0]
+        if found is None or record.decode(found.document, self.conf.result_serializer)["status"] in (
+            states.PENDING, states.RECEIVED, states.RETRY, states.REJECTED
+        ):  # fmt: skip
+            error = record.exception_document(TaskRevokedError("revoked"))
+            conf = self.conf
+            self.backend.store([
+                record.encode(
+                    id, states.REVOKED, error, serializer=conf.result_serializer, ttl=conf.result_expires,
+                    zone=conf.zone(), children=None,
+                )
+            ])  # fmt: skip
+
+    # -- servers ---------------------------------------------------------------------------
+
+    @property
+    def broker(self) -> Broker:
+        """The broker that `broker_url` names; connects when it is used."""
+        if self._broker is None:
+            with self._lock:
+                if self._broker is None:
+                    conf = self.conf
+                    url = self._placed(conf.broker_url or DEFAULT_BROKER)
+                    options = {
+                        "connection_timeout": conf.broker_connection_timeout,
+                        "pool_limit": conf.broker_pool_limit,
+                        "use_ssl": conf.broker_use_ssl,
+                        "lease": conf.worker_lease,
+                        **conf.broker_transport_options,
+                    }
+                    if url.startswith(("amqp", "pyamqp", "py-amqp")):
+                        raise OperationalError(
+                            f"cannot reach broker {mask_url(url)}: this version does not speak AMQP"
+                            + (
+                                "; no broker is configured, this is the default"
+                                if not conf.broker_url
+                                else ""
+                            )
+                            + '; set broker_url, e.g. broker="sqlite:///queue.db" or broker="redis://localhost/0"'
+                        )
+                    self._broker = open_broker(url, options=options)
+        return self._broker
+
+    @property
+    def backend(self) -> Backend | DisabledBackend:
+        """The result store that `result_backend` names; a DisabledBackend where none is set."""
+        if self._backend is None:
+            with self._lock:
+                if self._backend is None:
+                    conf = self.conf
+                    if not conf.result_backend or conf.result_backend in ("disabled", "disabled://"):
+                        self._backend = DisabledBackend()
+                    else:
+                        options = {
+                            "connection_timeout": conf.broker_connection_timeout,
+                            "use_ssl": conf.redis_backend_use_ssl,
+                            **conf.result_backend_transport_options,
+                        }
+                        self._backend = open_backend(self._placed(conf.result_backend), options=options)
+        return self._backend
+
+    def _placed(self, url: str) -> str:
+        """A relative SQLite path is one of the app's directory: worker and client share a file."""
+        if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
+            return f"sqlite:///{self._home / url[len('sqlite:///') :]}"
+        return url
+
+    def close(self) -> None:
+        """Close every connection; the app may be used again and then reconnects."""
+        with self._lock:
+            for server in (self._broker, self._backend):
+                if server is not None:
+                    server.close()
+            self._broker = self._backend = None
+        _state.unset(self)
+
+    def __enter__(self) -> Celery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def set_current(self) -> None:
+        """Make this the current app of this thread."""
+        _state.set_current(self)
+
+    def set_default(self) -> None:
+        """Make this the app of threads that have none of their own."""
+        _state.set_default(self)
+
+    @property
+    def current_task(self) -> Task[..., Any] | None:
+        """The task that runs in this thread."""
+        request = _state.request_var.get()
+        return None if request is None else request.task_object
+
+    @property
+    def timezone(self) -> Any:
+        """The zone that `timezone` names."""
+        return self.conf.zone()
+
+    # -- programs --------------------------------------------------------------------------
+
+    def worker_main(self, argv: Sequence[str] | None = None) -> int:
+        """Run ``minicelery worker`` with these arguments for this app; returns its exit code."""
+        arguments = list(argv if argv is not None else sys.argv)
+        if "worker" not in arguments:
+            raise ValueError(
+                "the worker sub-command must be among the arguments: app.worker_main(['worker', …])"
+            )
+        return self.start(arguments[arguments.index("worker") :])
+
+    def start(self, argv: Sequence[str] | None = None) -> int:
+        """Run the command line for this app; returns its exit code."""
+        from minicelery._programs import run_command
+
+        return run_command(self, list(argv if argv is not None else sys.argv[1:]))
+
+    def bugreport(self) -> str:
+        """Versions and settings, secrets masked."""
+        return bugreport(self)
+
+    def __repr__(self) -> str:
+        return f"<Celery {self.main or '__main__'}>"
+
+    def __reduce__(self) -> Any:
+        return _state.get_current_app, ()
+
+
+def _share(register: Callable[[Celery], Any]) -> None:
+    _state.shared.append(register)
+    for reference in list(_state.finalized):
+        app = reference()
+        if app is None:
+            _state.finalized.remove(reference)
+        elif app.finalized:
+            register(app)
+
+
+@overload
+def shared_task(fun: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def shared_task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def shared_task(*args: Any, **options: Any) -> Any:
+    """A task of every app, those still to come too; calls go to the current app.
+
+    For modules that must not import the app, such as a Django or Flask application's.
+    """
+
+    def declare(fun: Callable[..., Any]) -> Any:
+        name = options.get("name")
+        _share(lambda app: app._task_from_function(fun, **options))
+
+        def find() -> Task[..., Any]:
+            app = _state.get_current_app()
+            return app.tasks[name or app.gen_task_name(fun.__name__, fun.__module__)]
+
+        return Proxy(find)
+
+    if len(args) == 1 and callable(args[0]):
+        return declare(args[0])
+    if args:
+        raise TypeError("@shared_task takes a function, or options by keyword")
+    return declare
+
+
+def bugreport(app: Celery | None = None) -> str:
+    """Versions and settings of `app`, secrets masked: what a bug report needs."""
+    import platform
+
+    import minicelery
+
+    app = app or _state.get_current_app()
+    return (
+        f"software -> minicelery:{minicelery.__version__} py:{platform.python_version()}\n"
+        f"platform -> system:{platform.system()} arch:{platform.machine()}\n"
+        f"settings -> {app.conf.humanize()}"
+    )
+
+
+def _calling_directory() -> Path:
+    """Where the module that makes the app lies; the working directory for a prompt."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("minicelery"):
+        frame = frame.f_back
+    file = frame.f_globals.get("__file__") if frame is not None else None
+    return Path(file).resolve().parent if file else Path.cwd()
+
+
+def _same_source(known: Task[..., Any], fun: Callable[..., Any]) -> bool:
+    """Whether both come from one definition, e.g. a module that was imported twice."""
+    code = getattr(getattr(known, "__wrapped__", None), "__code__", None)
+    other = getattr(fun, "__code__", None)
+    return (
+        code is not None
+        and other is not None
+        and (code.co_filename, code.co_firstlineno) == (other.co_filename, other.co_firstlineno)
+    )
+
+
+def _place(fun: Callable[..., Any]) -> str:
+    code = getattr(fun, "__code__", None)
+    where = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
+    return f"{fun.__module__}.{getattr(fun, '__qualname__', fun)}{where}"
+
+
+def _import_related(package: str, related_name: str | None) -> None:
+    module = importlib.import_module(package)
+    if related_name is None:
+        return
+    if not hasattr(module, "__path__"):
+        return
+    full = f"{package}.{related_name}"
+    if importlib.util.find_spec(full) is not None:
+        importlib.import_module(full)
+
+
+def _django_packages() -> Iterator[str]:
+    if not os.environ.get("DJANGO_SETTINGS_MODULE"):
+        return
+    import django  # type: ignore[import-not-found, unused-ignore]  # the user's own
+    from django.apps import apps  # type: ignore[import-not-found, unused-ignore]
+
+    if not apps.ready:
+        django.setup()
+    for config in apps.get_app_configs():
+        yield config.name

@@ -1,0 +1,181 @@
+"""What a server must be able to do: the `Broker`, `Consumer` and `Backend` protocols.
+
+A broker moves `Message`s and knows nothing of tasks; a backend keeps `Record`s. Where one
+server is both, settling a task, storing its result and fetching the next one is a single
+step. `tests/conformance` tells the author of a new one when it is done.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+from minicelery.broker.url import ServerURL, parse_url
+from minicelery.exceptions import ImproperlyConfigured
+from minicelery.message import DeadLetter, Delivery, Message, Outcome, Record
+
+LEASE = 12.0
+"""Seconds a consumer keeps what it holds after its last sign of life."""
+
+
+class Consumer(Protocol):
+    """One process's hold on some queues.  Not thread-safe, except `wake`."""
+
+    @property
+    def name(self) -> str:
+        """Who holds the deliveries; a new one after every lost connection."""
+
+    def swap(self, done: Sequence[Outcome], want: int, wait: float) -> list[Delivery]:
+        """Settle `done`, then take up to `want` deliveries, waiting at most `wait` seconds.
+
+        Order of effects for each outcome: record, publish, verdict.  An outcome whose
+        receipt is no longer held is skipped whole, so calling again with the same
+        `done` is safe.  `want=0` only settles.  With `want` > 0 and `wait` = 0 it fetches
+        what is there.  Raises BrokerUnavailable (or BackendUnavailable): nothing is lost, call again.
+        """
+
+    def extend(self, held: Sequence[Delivery], records: Sequence[Record] = ()) -> None:
+        """Renew the lease, mark `held` as started, and store `records`, in one trip."""
+
+    def adopt(self, name: str, started: Mapping[int, str] | None = None) -> list[Delivery]:
+        """Take over all that the consumer `name` holds, receipts unchanged; safe to repeat.
+
+        What is in `started` (receipt -> reason) is marked so durably.  The result's
+        deliveries have `started` and `reason` set accordingly, also by earlier `extend`s.
+        This consumer must hold nothing itself.
+        """
+
+    def wake(self) -> None:
+        """End a waiting `swap` now, or the next one at once.  From any thread."""
+
+    def close(self) -> None:
+        """Give back, uncounted and to the front, all that is unsettled; never raises."""
+
+
+class Broker(Protocol):
+    """A server of queues.  Thread-safe; after a fork each process connects anew."""
+
+    url: str  # masked: safe to print
+
+    def publish(self, messages: Sequence[Message], *, deadline: float | None = None) -> None:
+        """Put every message on its queue, or into its delay, in as few trips as it can.
+
+        `deadline` is the seconds all attempts may take in total (None: 5).
+        Raises OperationalError naming the server and a hint.
+        """
+
+    def consumer(self, queues: Sequence[str], name: str, backend: Backend | None) -> Consumer:
+        """A consumer of `queues`.  Connects on first use."""
+
+    def tend(self, queues: Sequence[str], alive: Sequence[str]) -> list[str]:
+        """Renew the leases of the consumers `alive`; return the names whose lease has ended.
+
+        One trip.  Also does what the server needs done regularly (about once a second).
+        """
+
+    def size(self, queue: str) -> int:
+        """Messages ready in `queue`: neither held by a consumer nor delayed."""
+
+    def delayed(self, queue: str) -> int:
+        """Messages of `queue` that wait for their time."""
+
+    def purge(self, queue: str) -> int:
+        """Drop every ready and every delayed message of `queue`; return how many."""
+
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+        """The newest rejected messages of `queue`, newest first."""
+
+    def remember(self, topic: str, key: str, ttl: float, value: bytes = b"") -> None:
+        """Keep a small durable record, e.g. a revoked id under topic ``revoked``.
+
+        A fetched delivery whose message id is under ``revoked`` has `revoked` set.
+        """
+
+    def recall(self, topic: str) -> dict[str, bytes]:
+        """The records of `topic` that have not expired."""
+
+    def close(self) -> None:
+        """Close every connection; the broker may be used again and then reconnects."""
+
+
+class Backend(Protocol):
+    """A store of results.  Thread-safe; after a fork each process connects anew."""
+
+    url: str  # masked: safe to print
+
+    def store(self, records: Sequence[Record]) -> None:
+        """Keep the records and tell who waits; a stored SUCCESS is never overwritten.
+
+        Raises BackendUnavailable.
+        """
+
+    def load(self, ids: Sequence[str]) -> list[Record | None]:
+        """One record per id, in the order of `ids`; None where there is none (or it expired).
+
+        One round trip.  Raises BackendUnavailable; never waits for a result.
+        """
+
+    def watch(self, ids: Collection[str], seen: Mapping[str, bytes], wait: float) -> list[Record]:
+        """Wait until a record of `ids` differs from the document in `seen`; return those that do.
+
+        Returns at once what differs already; an empty list after `wait` seconds.
+        One subscription for all ids, no polling where the server can notify.
+        """
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Drop the records."""
+
+    def close(self) -> None:
+        """Close every connection; the backend may be used again and then reconnects."""
+
+
+_BROKERS = {
+    "memory": "minicelery.broker.memory:MemoryBroker",
+    "redis": "minicelery.broker.redis:RedisBroker",
+    "rediss": "minicelery.broker.redis:RedisBroker",
+    "redis+socket": "minicelery.broker.redis:RedisBroker",
+    "valkey": "minicelery.broker.redis:RedisBroker",
+    "sqlite": "minicelery.broker.sqlite:SQLiteBroker",
+}
+_BACKENDS = {
+    "memory": "minicelery.broker.memory:MemoryBackend",
+    "cache+memory": "minicelery.broker.memory:MemoryBackend",
+    "redis": "minicelery.broker.redis:RedisBackend",
+    "rediss": "minicelery.broker.redis:RedisBackend",
+    "redis+socket": "minicelery.broker.redis:RedisBackend",
+    "valkey": "minicelery.broker.redis:RedisBackend",
+    "sqlite": "minicelery.broker.sqlite:SQLiteBackend",
+}
+
+
+def open_broker(url: str, *, options: Mapping[str, Any] | None = None) -> Broker:
+    """The broker that `url`'s scheme names; imports its client, connects to nothing.
+
+    `options` are `broker_transport_options`.  Raises ImproperlyConfigured.
+    """
+    server = parse_url(url)
+    broker: Broker = _load(server, _BROKERS, "broker_url")(server, options or {})
+    return broker
+
+
+def open_backend(url: str, *, options: Mapping[str, Any] | None = None) -> Backend:
+    """The result store that `url`'s scheme names; imports its client, connects to nothing.
+
+    `options` are `result_backend_transport_options`.  Raises ImproperlyConfigured.
+    """
+    server = parse_url(url)
+    backend: Backend = _load(server, _BACKENDS, "result_backend")(server, options or {})
+    return backend
+
+
+def _load(server: ServerURL, table: Mapping[str, str], setting: str) -> Any:
+    target = table.get(server.scheme)
+    if target is None:
+        known = ", ".join(f"{scheme}://" for scheme in sorted(table))
+        raise ImproperlyConfigured(
+            f"{setting}={server.masked!r}: no transport named {server.scheme!r}; "
+            f"this version of minicelery speaks {known}"
+        )
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)

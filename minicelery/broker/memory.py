@@ -1,0 +1,359 @@
+"""Queues and results inside one process: for tests, examples, and as the protocols' reference.
+
+``memory://name`` shares one store by name between everything in the process;
+``memory://`` is the store without a name.  Nothing survives the process.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from minicelery.broker import LEASE, Backend
+from minicelery.broker.url import ServerURL
+from minicelery.message import DeadLetter, Delivery, Message, Outcome, Record, Verdict
+from minicelery.serialization import encode_json
+from minicelery.states import SUCCESS
+
+TENDING_GAP = 3.0
+"""Seconds without `tend` after which leases are not trusted: nobody could renew them."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A message and what has happened to it."""
+
+    message: Message
+    deliveries: int = 0
+    started: bool = False
+    reason: str | None = None
+
+
+@dataclass
+class _Store:
+    """One named store.  Every field is read and written under `changed`."""
+
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    ready: dict[str, dict[int, deque[_Entry]]] = field(default_factory=dict)  # queue -> priority -> entries
+    delayed: list[tuple[float, int, _Entry]] = field(default_factory=list)  # a heap
+    held: dict[str, dict[int, _Entry]] = field(default_factory=dict)  # consumer -> receipt -> entry
+    leases: dict[str, float] = field(default_factory=dict)
+    dead: dict[str, list[DeadLetter]] = field(default_factory=dict)
+    topics: dict[str, dict[str, tuple[float, bytes]]] = field(default_factory=dict)
+    results: dict[str, tuple[Record, float]] = field(default_factory=dict)  # with the time they expire
+    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    tended: float = float("-inf")
+    reap_from: float = float("inf")
+
+    def add(self, message: Message) -> None:
+        # A copy: what a real server hands out shares nothing with what was sent.
+        message = replace(message, headers=dict(message.headers), properties=dict(message.properties))
+        if message.due is not None and message.due > time.time():
+            heapq.heappush(self.delayed, (message.due, next(self.numbers), _Entry(message)))
+        else:
+            self.lane(message).append(_Entry(message))
+
+    def lane(self, message: Message) -> deque[_Entry]:
+        """The entries of the message's queue and priority, first come first served."""
+        return self.ready.setdefault(message.queue, {}).setdefault(message.priority or 0, deque())
+
+    def put_back(self, entry: _Entry) -> None:
+        entry.started, entry.reason = False, None
+        self.lane(entry.message).appendleft(entry)
+
+    def release_due(self, now: float) -> None:
+        while self.delayed and self.delayed[0][0] <= now:
+            entry = heapq.heappop(self.delayed)[2]
+            self.lane(entry.message).append(entry)
+
+    def next_due(self, queues: Collection[str]) -> float | None:
+        return min((due for due, _, entry in self.delayed if entry.message.queue in queues), default=None)
+
+    def pop(self, queues: Iterable[str]) -> _Entry | None:
+        """The most urgent entry of `queues`; of equals, one from the queue named first."""
+        lanes = (
+            (priority, turn, lane)
+            for turn, queue in enumerate(queues)
+            for priority, lane in self.ready.get(queue, {}).items()
+            if lane
+        )
+        found = min(lanes, key=lambda lane: lane[:2], default=None)
+        return found[2].popleft() if found is not None else None
+
+    def keep(self, record: Record) -> None:
+        now = time.time()
+        stored = self.results.get(record.id)
+        if stored is not None and stored[0].state == SUCCESS and stored[1] > now:
+            return
+        self.results[record.id] = (record, float("inf") if record.ttl is None else now + record.ttl)
+
+    def find(self, id: str, now: float) -> Record | None:
+        record, expires = self.results.get(id, (None, 0.0))
+        return record if expires > now else None
+
+
+_stores: dict[str, _Store] = {}
+
+
+def _open(server: ServerURL) -> _Store:
+    return _stores.setdefault(server.host, _Store())
+
+
+class MemoryBroker:
+    """The broker; see `minicelery.broker.Broker`."""
+
+    def __init__(self, server: ServerURL, options: Mapping[str, Any]) -> None:
+        self.url = server.masked
+        self._store = _open(server)
+        self._lease = float(options.get("lease", LEASE))
+
+    def publish(self, messages: Sequence[Message], *, deadline: float | None = None) -> None:
+        with self._store.changed:
+            for message in messages:
+                self._store.add(message)
+            self._store.changed.notify_all()
+
+    def consumer(self, queues: Sequence[str], name: str, backend: Backend | None) -> MemoryConsumer:
+        return MemoryConsumer(self._store, queues, name, backend, self._lease)
+
+    def tend(self, queues: Sequence[str], alive: Sequence[str]) -> list[str]:
+        store, now = self._store, time.time()
+        with store.changed:
+            if not 0 <= now - store.tended <= TENDING_GAP:
+                store.reap_from = now + self._lease
+            store.tended = now
+            for id in [id for id, (_, expires) in store.results.items() if expires <= now]:
+                del store.results[id]
+            store.leases.update(dict.fromkeys(alive, now + self._lease))
+            if now < store.reap_from:
+                return []
+            return [
+                name
+                for name, held in store.held.items()
+                if store.leases.get(name, 0.0) <= now
+                and any(entry.message.queue in queues for entry in held.values())
+            ]
+
+    def size(self, queue: str) -> int:
+        with self._store.changed:
+            self._store.release_due(time.time())
+            return sum(len(lane) for lane in self._store.ready.get(queue, {}).values())
+
+    def delayed(self, queue: str) -> int:
+        with self._store.changed:
+            self._store.release_due(time.time())
+            return sum(entry.message.queue == queue for _, _, entry in self._store.delayed)
+
+    def purge(self, queue: str) -> int:
+        with self._store.changed:
+            dropped = sum(len(lane) for lane in self._store.ready.pop(queue, {}).values())
+            kept = [item for item in self._store.delayed if item[2].message.queue != queue]
+            dropped += len(self._store.delayed) - len(kept)
+            heapq.heapify(kept)
+            self._store.delayed = kept
+        return dropped
+
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+        with self._store.changed:
+            return list(itertools.islice(reversed(self._store.dead.get(queue, [])), limit))
+
+    def remember(self, topic: str, key: str, ttl: float, value: bytes = b"") -> None:
+        with self._store.changed:
+            self._store.topics.setdefault(topic, {})[key] = (time.time() + ttl, value)
+
+    def recall(self, topic: str) -> dict[str, bytes]:
+        now = time.time()
+        with self._store.changed:
+            kept = {k: v for k, v in self._store.topics.get(topic, {}).items() if v[0] > now}
+            self._store.topics[topic] = kept
+            return {key: value for key, (_, value) in kept.items()}
+
+    def close(self) -> None:
+        """Nothing is open; what is stored lasts as long as the process."""
+
+
+class MemoryConsumer:
+    """The consumer; see `minicelery.broker.Consumer`."""
+
+    def __init__(
+        self, store: _Store, queues: Sequence[str], name: str, backend: Backend | None, lease: float
+    ) -> None:
+        self.name = name
+        self._store = store
+        self._queues = deque(queues)
+        self._lease = lease
+        self._woken = False
+        self._shared = isinstance(backend, MemoryBackend) and backend._store is store
+        self._backend = backend
+
+    def swap(self, done: Sequence[Outcome], want: int, wait: float) -> list[Delivery]:
+        self._keep_elsewhere([outcome for outcome in done if outcome.record is not None])
+        until = time.monotonic() + wait
+        with self._store.changed:
+            self._renew()
+            if done:
+                self._settle(done)
+            fresh = self._take(want)
+            while want > 0 and not fresh and not self._woken and self._pause(until):
+                fresh = self._take(want)
+            if not fresh and want > 0 and wait > 0:
+                self._woken = False
+            return fresh
+
+    def extend(self, held: Sequence[Delivery], records: Sequence[Record] = ()) -> None:
+        with self._store.changed:
+            self._renew()
+            mine = self._store.held.get(self.name, {})
+            for delivery in held:
+                if (entry := mine.get(delivery.receipt)) is not None:
+                    entry.started = True
+            if self._shared:
+                for record in records:
+                    self._store.keep(record)
+                self._store.changed.notify_all()
+        if records and self._backend is not None and not self._shared:
+            self._backend.store(records)
+
+    def adopt(self, name: str, started: Mapping[int, str] | None = None) -> list[Delivery]:
+        with self._store.changed:
+            self._renew()
+            mine = self._store.held.setdefault(self.name, {})
+            if name != self.name:
+                mine.update(self._store.held.pop(name, {}))
+            for receipt, reason in (started or {}).items():
+                if receipt in mine:
+                    mine[receipt].started, mine[receipt].reason = True, reason
+            return [self._delivery(receipt, mine[receipt]) for receipt in sorted(mine)]
+
+    def wake(self) -> None:
+        with self._store.changed:
+            self._woken = True
+            self._store.changed.notify_all()
+
+    def close(self) -> None:
+        with self._store.changed:
+            held = self._store.held.pop(self.name, {})
+            for receipt in sorted(held, reverse=True):
+                self._store.put_back(held[receipt])
+            self._store.leases.pop(self.name, None)
+            self._store.changed.notify_all()
+
+    def _keep_elsewhere(self, done: Sequence[Outcome]) -> None:
+        """Store the records of what is still held, where the results are not in this store."""
+        if not done or self._shared or self._backend is None:
+            return
+        with self._store.changed:
+            held = set(self._store.held.get(self.name, ()))
+        records = [o.record for o in done if o.record is not None and o.delivery.receipt in held]
+        if records:
+            self._backend.store(records)
+
+    def _settle(self, done: Sequence[Outcome]) -> None:
+        store = self._store
+        mine = store.held.get(self.name, {})
+        given_back = []
+        for outcome in done:
+            entry = mine.pop(outcome.delivery.receipt, None)
+            if entry is None:
+                continue
+            if self._shared and outcome.record is not None:
+                store.keep(outcome.record)
+            for message in outcome.publish:
+                store.add(message)
+            if outcome.verdict is Verdict.REQUEUE:
+                entry.deliveries = max(entry.deliveries, outcome.delivery.deliveries)
+                given_back.append((outcome.delivery.receipt, entry))
+            elif outcome.verdict is Verdict.REJECT:
+                letter = _dead_letter(entry.message, outcome.reason or "rejected")
+                store.dead.setdefault(entry.message.queue, []).append(letter)
+        for _, entry in sorted(given_back, key=lambda item: item[0], reverse=True):
+            store.put_back(entry)
+        store.changed.notify_all()
+
+    def _take(self, want: int) -> list[Delivery]:
+        now = time.time()
+        self._store.release_due(now)
+        self._queues.rotate(-1)
+        mine = self._store.held.setdefault(self.name, {})
+        fresh: list[Delivery] = []
+        while len(fresh) < want and (entry := self._store.pop(self._queues)) is not None:
+            receipt = next(self._store.numbers)
+            mine[receipt] = entry
+            fresh.append(self._delivery(receipt, entry))
+        return fresh
+
+    def _pause(self, until: float) -> bool:
+        """Wait for a change or the next due time; False when `until` has passed."""
+        left = until - time.monotonic()
+        if left <= 0:
+            return False
+        due = self._store.next_due(self._queues)
+        self._store.changed.wait(left if due is None else min(left, max(due - time.time(), 0.0)))
+        self._renew()
+        return True
+
+    def _delivery(self, receipt: int, entry: _Entry) -> Delivery:
+        headers = dict(entry.message.headers)
+        if entry.started or entry.deliveries:
+            headers["redelivered"] = True
+        return Delivery(
+            replace(entry.message, headers=headers, due=None),
+            receipt,
+            entry.deliveries,
+            entry.started,
+            entry.reason,
+            revoked=self._store.topics.get("revoked", {}).get(entry.message.id, (0.0,))[0] > time.time(),
+        )
+
+    def _renew(self) -> None:
+        self._store.leases[self.name] = time.time() + self._lease
+
+
+def _dead_letter(message: Message, reason: str) -> DeadLetter:
+    raw = {"headers": message.headers, "properties": message.properties, "body": message.body}
+    return DeadLetter(reason, time.time(), encode_json(raw).encode(), message.id, message.task)
+
+
+class MemoryBackend:
+    """The result store; see `minicelery.broker.Backend`."""
+
+    def __init__(self, server: ServerURL, options: Mapping[str, Any]) -> None:
+        self.url = server.masked
+        self._store = _open(server)
+
+    def store(self, records: Sequence[Record]) -> None:
+        with self._store.changed:
+            for record in records:
+                self._store.keep(record)
+            self._store.changed.notify_all()
+
+    def load(self, ids: Sequence[str]) -> list[Record | None]:
+        now = time.time()
+        with self._store.changed:
+            return [self._store.find(id, now) for id in ids]
+
+    def watch(self, ids: Collection[str], seen: Mapping[str, bytes], wait: float) -> list[Record]:
+        until = time.monotonic() + wait
+        with self._store.changed:
+            while True:
+                now = time.time()
+                found = [record for id in ids if (record := self._store.find(id, now)) is not None]
+                news = [record for record in found if record.document != seen.get(record.id)]
+                left = until - time.monotonic()
+                if news or left <= 0:
+                    return news
+                self._store.changed.wait(left)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        with self._store.changed:
+            for id in ids:
+                self._store.results.pop(id, None)
+
+    def close(self) -> None:
+        """Nothing is open; what is stored lasts as long as the process."""

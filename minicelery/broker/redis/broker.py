@@ -1,0 +1,197 @@
+"""The Redis broker: publishing, looking after leases, and what operators ask for."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from minicelery.broker import LEASE, Backend
+from minicelery.broker.redis import scripts
+from minicelery.broker.redis.consumer import RedisConsumer
+from minicelery.broker.redis.envelope import SEPARATOR, encode, step_of
+from minicelery.broker.redis.link import FAILED, LOST, Pool, Server, Slot
+from minicelery.broker.redis.lookout import Lookout
+from minicelery.broker.url import ServerURL
+from minicelery.exceptions import BrokerUnavailable, OperationalError
+from minicelery.message import DeadLetter, Message
+
+PUBLISH_DEADLINE = 5.0
+_CHUNK, _CHUNK_BYTES = 500, 1 << 20
+_STEP_SUFFIXES = ("", f"{SEPARATOR}3", f"{SEPARATOR}6", f"{SEPARATOR}9")
+
+
+class RedisBroker:
+    """Queues in Redis.  Keys: `scripts`.  Options: `global_keyprefix`, `lease`, `pool_limit`,
+    `socket_timeout`, `socket_connect_timeout`, `use_ssl` and redis-py's `ssl_…`."""
+
+    def __init__(self, url: ServerURL, options: Mapping[str, Any]) -> None:
+        self.server = Server(url, options)
+        self.url = url.masked
+        self.prefix: str = options.get("global_keyprefix") or url.query.get("global_keyprefix") or ""
+        self.lease = float(options.get("lease") or LEASE)
+        self.pool = Pool(self.server, int(options.get("pool_limit") or 10))
+
+    # -- publishing ------------------------------------------------------------------------
+
+    def publish(
+        self, messages: Sequence[Message], *, deadline: float | None = None, attempts: int | None = None
+    ) -> None:
+        """See `Broker.publish`.  A repeated attempt never puts a message there twice."""
+        end = time.monotonic() + (PUBLISH_DEADLINE if deadline is None else deadline)
+        try:
+            slot = self.pool.take(end)
+            try:
+                for keys, arguments in self._chunks(messages):
+                    self._publish_chunk(slot, keys, arguments, end, attempts)
+            finally:
+                self.pool.put_back(slot)
+        except LOST as error:
+            raise BrokerUnavailable(self.server.explain(error)) from error
+        except FAILED as error:
+            raise OperationalError(self.server.explain(error)) from error
+
+    def _chunks(self, messages: Sequence[Message]) -> list[tuple[list[str], list[Any]]]:
+        if len(messages) == 1:
+            message = messages[0]
+            queue = self.prefix + message.queue
+            return [([queue], [1, step_of(message.priority), _due(message), encode(message)])]
+        chunks: list[tuple[list[str], list[Any]]] = []
+        keys: dict[str, int] = {}
+        arguments: list[Any] = []
+        size = 0
+        for message in messages:
+            if len(arguments) >= 4 * _CHUNK or size > _CHUNK_BYTES:
+                chunks.append((list(keys), arguments))
+                keys, arguments, size = {}, [], 0
+            envelope = encode(message)
+            size += len(envelope)
+            index = keys.setdefault(self.prefix + message.queue, len(keys) + 1)
+            arguments += (index, step_of(message.priority), _due(message), envelope)
+        if arguments:
+            chunks.append((list(keys), arguments))
+        return chunks
+
+    def _publish_chunk(
+        self, slot: Slot, keys: list[str], arguments: list[Any], end: float, attempts: int | None
+    ) -> None:
+        slot.sequence += 1
+        keys = [*keys, f"{self.prefix}minicelery.sent.{slot.name}"]
+        arguments = [slot.sequence, *arguments]
+        attempt = 0
+        was_idle = slot.link is not None
+        while True:
+            try:
+                self.pool.attempt(slot, end, lambda link: link.run(scripts.PUBLISH, keys, arguments))
+                return
+            except LOST:
+                attempt += 1
+                # A link that had been idle may have died long ago: that is no failed attempt.
+                allowed = attempts is None or attempt < attempts + was_idle
+                wait = random.uniform(0.5, 1.0) * min(1.0, 0.1 * (attempt - 1))
+                if not allowed or time.monotonic() + wait >= end:
+                    raise
+                time.sleep(wait)
+
+    # -- consuming -------------------------------------------------------------------------
+
+    def consumer(self, queues: Sequence[str], name: str, backend: Backend | None) -> RedisConsumer:
+        """See `Broker.consumer`."""
+        return RedisConsumer(self, queues, name, backend)
+
+    def tend(self, queues: Sequence[str], alive: Sequence[str]) -> list[str]:
+        """See `Broker.tend`."""
+        keys = self.queue_keys(queues)
+        ended = self._ask(lambda link: link.run(scripts.TEND, keys, [self.lease, *alive]))
+        return [name.decode() for name in ended]
+
+    def lookout(self, queues: Sequence[str]) -> Lookout:
+        """Notices messages of Celery's producers; for the agent's thread."""
+        return Lookout(self, self.queue_keys(queues))
+
+    def queue_keys(self, queues: Sequence[str]) -> list[str]:
+        """The keys of the queues' lists."""
+        return [self.prefix + queue for queue in queues]
+
+    # -- asking ----------------------------------------------------------------------------
+
+    def _ask(self, work: Any) -> Any:
+        try:
+            return self.pool.call(time.monotonic() + PUBLISH_DEADLINE, work)
+        except LOST as error:
+            raise BrokerUnavailable(self.server.explain(error)) from error
+        except FAILED as error:
+            raise OperationalError(self.server.explain(error)) from error
+
+    def _ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        def work(link: Any) -> list[Any]:
+            link.send_all(commands)
+            return [link.read() for _ in commands]
+
+        answers: list[Any] = self._ask(work)
+        return answers
+
+    def size(self, queue: str) -> int:
+        """See `Broker.size`."""
+        return sum(self._ask_all([("LLEN", self.prefix + queue + suffix) for suffix in _STEP_SUFFIXES]))
+
+    def delayed(self, queue: str) -> int:
+        """See `Broker.delayed`."""
+        count: int = self._ask(lambda link: link.call("ZCARD", f"{self.prefix}{queue}.due"))
+        return count
+
+    def purge(self, queue: str) -> int:
+        """See `Broker.purge`."""
+        key = self.prefix + queue
+        lists = [key + suffix for suffix in _STEP_SUFFIXES]
+        *counts, waiting, _ = self._ask_all(
+            [("LLEN", name) for name in lists] + [("ZCARD", f"{key}.due"), ("DEL", *lists, f"{key}.due")]
+        )
+        return sum(counts) + int(waiting)
+
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+        """See `Broker.dead_letters`."""
+        found = self._ask(lambda link: link.call("LRANGE", f"{self.prefix}{queue}.dead", 0, limit - 1))
+        letters = []
+        for entry in found:
+            head, _, raw = entry.partition(b"\n")
+            letters.append(DeadLetter(raw=raw, **json.loads(head)))
+        return letters
+
+    def remember(self, topic: str, key: str, ttl: float, value: bytes = b"") -> None:
+        """See `Broker.remember`."""
+        name, now = self.topic_key(topic), time.time()
+        commands: list[tuple[Any, ...]] = [
+            ("ZREMRANGEBYSCORE", name, "-inf", f"{now:.3f}"),
+            ("ZADD", name, f"{now + ttl:.3f}", key),
+            ("EXPIRE", name, max(int(ttl) + 1, 86400)),
+        ]
+        if value:
+            commands += [
+                ("HSET", f"{name}.values", key, value),
+                ("EXPIRE", f"{name}.values", max(int(ttl) + 1, 86400)),
+            ]
+        self._ask_all(commands)
+
+    def recall(self, topic: str) -> dict[str, bytes]:
+        """See `Broker.recall`."""
+        name = self.topic_key(topic)
+        keys, values = self._ask_all(
+            [("ZRANGEBYSCORE", name, f"{time.time():.3f}", "+inf"), ("HGETALL", f"{name}.values")]
+        )
+        kept = dict(zip(values[::2], values[1::2], strict=True))
+        return {key.decode(): kept.get(key, b"") for key in keys}
+
+    def topic_key(self, topic: str) -> str:
+        """The key of the records of `topic`."""
+        return f"{self.prefix}minicelery.{topic}"
+
+    def close(self) -> None:
+        """See `Broker.close`."""
+        self.pool.close()
+
+
+def _due(message: Message) -> str:
+    return "" if message.due is None else f"{message.due:.6f}"

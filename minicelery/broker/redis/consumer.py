@@ -1,0 +1,345 @@
+"""One child's hold on queues in Redis: one script settles, stores, publishes and fetches."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from minicelery.broker import Backend
+from minicelery.broker.redis import scripts
+from minicelery.broker.redis.backend import RedisBackend, record_arguments
+from minicelery.broker.redis.envelope import decode, encode, step_of
+from minicelery.broker.redis.link import FAILED, LOST, Link
+from minicelery.exceptions import BrokerUnavailable, OperationalError
+from minicelery.message import COUNT_HEADER, Delivery, Message, Outcome, Record, Verdict
+
+if TYPE_CHECKING:
+    from minicelery.broker.redis.broker import RedisBroker
+
+BATCH_BYTES = 1 << 20
+"""A fetch ends when it has passed this size, so that big messages don't pile up in a child."""
+
+
+class RedisConsumer:
+    """See `Consumer`.  After a lost connection it goes by a new name and adopts the old one's."""
+
+    def __init__(
+        self, broker: RedisBroker, queues: Sequence[str], name: str, backend: Backend | None
+    ) -> None:
+        if not queues:
+            raise ValueError("a consumer needs at least one queue")
+        self._broker = broker
+        self._server = broker.server
+        self._queues = list(queues)
+        self._keys = broker.queue_keys(queues)
+        self._swap_keys = [*self._keys, broker.topic_key("revoked")]
+        self._index = {queue: place for place, queue in enumerate(queues, 1)}
+        self._first_name = self.name = name
+        self._generation = 0
+        self._lost: list[str] = []  # names whose deliveries are still to be adopted
+        self._held: dict[int, Delivery] = {}
+        self._recovered: list[Delivery] = []  # adopted after a lost reply, not handed out yet
+        self._receipt = 0
+        self._turn = 0
+        self._link: Link | None = None
+        self._bell: Link | None = None
+        self._bell_id = b""
+        self._ringing = False  # a BLPOP waits on the bell's connection
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._other_backend: Backend | None = None
+        self._store: RedisBackend | None = None
+        self._record_db = ""
+        if isinstance(backend, RedisBackend) and backend.server.place == self._server.place:
+            self._store = backend
+            if backend.server.database != self._server.database:
+                self._record_db = str(backend.server.database)
+        elif backend is not None:
+            self._other_backend = backend
+
+    # -- swap ------------------------------------------------------------------------------
+
+    def swap(self, done: Sequence[Outcome], want: int, wait: float) -> list[Delivery]:
+        """See `Consumer.swap`: one trip where something is there to fetch, or nothing is wanted."""
+        end = time.monotonic() + wait
+        try:
+            while True:
+                link = self._connected()
+                found, soonest = self._turn_once(link, done, 0 if self._recovered else want)
+                done = ()
+                if want and self._recovered:
+                    found, self._recovered = self._recovered, []
+                left = end - time.monotonic()
+                if found or want == 0 or left <= 0:
+                    return found
+                if not self._listen(left if soonest is None else min(left, soonest)):
+                    return []
+        except LOST as error:
+            self._disconnect()
+            raise BrokerUnavailable(self._server.explain(error)) from error
+        except FAILED as error:
+            self._disconnect()
+            raise OperationalError(self._server.explain(error)) from error
+
+    def _turn_once(
+        self, link: Link, done: Sequence[Outcome], want: int
+    ) -> tuple[list[Delivery], float | None]:
+        """One SWAP: the deliveries, and if there are none the seconds to the next due one."""
+        if self._other_backend is not None and done:
+            done = self._store_elsewhere(link, done)
+        self._turn += 1
+        arguments: list[Any] = [
+            self.name, self._broker.lease, want, BATCH_BYTES, self._receipt, self._turn,
+            self._record_db, self._server.database, len(done),
+        ]  # fmt: skip
+        for outcome in done:
+            self._add(arguments, outcome)
+        if not self._ringing:
+            answer = link.run(scripts.SWAP, self._swap_keys, arguments)
+        else:
+            answer = self._stop_listening(link, arguments)
+        for outcome in done:
+            self._held.pop(outcome.delivery.receipt, None)
+        if len(answer) < 2:
+            return [], float(answer[0]) if answer and answer[0] else None
+        return self._take(answer), None
+
+    def _add(self, arguments: list[Any], outcome: Outcome) -> None:
+        delivery = outcome.delivery
+        field, marked = delivery.raw
+        verdict, text = "A" if marked else "a", ""
+        if outcome.verdict is Verdict.REQUEUE:
+            verdict = "r"
+            if delivery.deliveries > (delivery.message.headers.get(COUNT_HEADER) or 0):
+                text = encode(_counted(delivery))
+        elif outcome.verdict is Verdict.REJECT:
+            verdict = "d"
+            text = json.dumps(
+                {
+                    "reason": outcome.reason or "rejected",
+                    "rejected": time.time(),
+                    "id": delivery.message.id or None,
+                    "task": delivery.message.task or None,
+                }
+            )
+        key, document, ttl = "", b"", ""
+        if outcome.record is not None and self._store is not None:
+            key, document, ttl = record_arguments(self._store.prefix, outcome.record)
+        publish = outcome.publish
+        arguments += (
+            self._index[delivery.message.queue], field, verdict, text, key, document, ttl, len(publish)
+        )  # fmt: skip
+        for message in publish:
+            arguments += (
+                self._broker.prefix + message.queue,
+                step_of(message.priority),
+                "" if message.due is None else f"{message.due:.6f}",
+                encode(message),
+            )
+
+    def _take(self, answer: list[Any]) -> list[Delivery]:
+        flags = answer[-1]
+        found = []
+        for at in range(0, len(answer) - 1, 3):
+            receipt = self._receipt = self._receipt + 1
+            field = answer[at + 1]
+            delivery = decode(answer[at + 2], self._queues[answer[at] - 1], receipt)
+            delivery.raw = (field, False)
+            self._held[receipt] = delivery
+            found.append(delivery)
+        if b"1" in flags:
+            for delivery, flag in zip(found, flags, strict=True):
+                delivery.revoked = flag == 49
+        return found
+
+    def _store_elsewhere(self, link: Link, done: Sequence[Outcome]) -> list[Outcome]:
+        """Store the records of what is still held in the other server; the outcomes still to settle."""
+        link.send_all(
+            [
+                (
+                    "HEXISTS",
+                    f"{self._keys[self._index[o.delivery.message.queue] - 1]}.held:{self.name}",
+                    o.delivery.raw[0],
+                )
+                for o in done
+            ]
+        )
+        held = [outcome for outcome, there in zip(done, [link.read() for _ in done], strict=True) if there]
+        records = [outcome.record for outcome in held if outcome.record is not None]
+        if records and self._other_backend is not None:
+            self._other_backend.store(records)
+        return held
+
+    # -- waiting ---------------------------------------------------------------------------
+
+    def _listen(self, timeout: float) -> bool:
+        """Wait for the bell, a wake or `timeout`; False when woken."""
+        if self._bell is None:
+            self._bell = self._server.link()
+            self._bell_id = b"%d" % self._bell.call("CLIENT", "ID")
+            self._ringing = False
+        if not self._ringing:
+            self._bell.send("BLPOP", *(f"{key}.bell" for key in self._keys), 0)
+            self._ringing = True
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        # Redis looks at its own timeouts ten times a second: ours is kept here.
+        ready = {fd for fd, _ in poll.poll(max(0.0, timeout) * 1000)}
+        if self._bell.fileno() in ready:
+            self._bell.read()
+            self._ringing = False
+        if self._wake_read in ready:
+            self._drain_wakes()
+            return False
+        return True
+
+    def _stop_listening(self, link: Link, arguments: list[Any]) -> Any:
+        """SWAP and the end of a pending BLPOP in one trip: a busy child must take no tokens."""
+        assert self._bell is not None
+        command = (b"EVALSHA", scripts.SWAP.sha, len(self._swap_keys), *self._swap_keys, *arguments)
+        link.send_all([("CLIENT", "UNBLOCK", self._bell_id), command])
+        link.read()
+        self._bell.read()  # nil, or the token that came first: the SWAP after it saw its message
+        self._ringing = False
+        try:
+            return link.read()
+        except scripts_missing():
+            return link.run(scripts.SWAP, self._swap_keys, arguments)
+
+    def _drain_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wake_read, 4096):
+                pass
+
+    def wake(self) -> None:
+        """See `Consumer.wake`."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._wake_write, b"w")
+
+    # -- holding ---------------------------------------------------------------------------
+
+    def extend(self, held: Sequence[Delivery], records: Sequence[Record] = ()) -> None:
+        """See `Consumer.extend`."""
+        arguments: list[Any] = [
+            self.name, self._broker.lease, self._record_db, self._server.database, len(held)
+        ]  # fmt: skip
+        for delivery in held:
+            arguments += (self._index[delivery.message.queue], delivery.raw[0])
+        if self._store is not None:
+            for record in records:
+                arguments += record_arguments(self._store.prefix, record)
+        elif self._other_backend is not None and records:
+            self._other_backend.store(records)
+        self._ask(scripts.EXTEND, arguments)
+        for delivery in held:
+            delivery.raw = (delivery.raw[0], True)
+
+    def adopt(self, name: str, started: Mapping[int, str] | None = None) -> list[Delivery]:
+        """See `Consumer.adopt`."""
+        found = self._adopt(name, started or {})
+        for delivery in found:
+            self._held[delivery.receipt] = delivery
+            self._receipt = max(self._receipt, delivery.receipt)
+        return found
+
+    def _adopt(self, name: str, started: Mapping[int, str]) -> list[Delivery]:
+        arguments: list[Any] = [name, self.name, self._broker.lease]
+        for receipt, reason in started.items():
+            arguments += (receipt, reason)
+        answer = self._ask(scripts.ADOPT, arguments)
+        marks: dict[int, str] = {}
+        found: list[Delivery] = []
+        for at in range(0, len(answer), 3):
+            place, field, value = answer[at : at + 3]
+            if field[:1] == b"s":
+                marks[int(field[1:])] = value.decode()
+                continue
+            delivery = decode(value, self._queues[place - 1], int(field.partition(b":")[0]))
+            delivery.raw = (field, False)
+            found.append(delivery)
+        found.sort(key=lambda delivery: delivery.receipt)
+        for delivery in found:
+            if delivery.receipt in marks:
+                delivery.started, delivery.reason = True, marks[delivery.receipt] or None
+                delivery.raw = (delivery.raw[0], True)
+        return found
+
+    def _ask(self, script: Any, arguments: list[Any]) -> Any:
+        try:
+            return self._connected().run(script, self._keys, arguments)
+        except LOST as error:
+            self._disconnect()
+            raise BrokerUnavailable(self._server.explain(error)) from error
+        except FAILED as error:
+            self._disconnect()
+            raise OperationalError(self._server.explain(error)) from error
+
+    # -- connections -----------------------------------------------------------------------
+
+    def _connected(self) -> Link:
+        """The link; after a lost one, connect and adopt what the lost name holds."""
+        if self._link is None:
+            self._link = self._server.link()
+            if self._lost:
+                self._recover()
+        return self._link
+
+    def _recover(self) -> None:
+        # The old name's last script may or may not have been done, or may yet be: whatever it
+        # holds comes to the new name, and a late call under the old one settles nothing.
+        while self._lost:
+            for delivery in self._adopt(self._lost[0], {}):
+                self._receipt = max(self._receipt, delivery.receipt)
+                if (held := self._held.get(delivery.receipt)) is not None:
+                    held.raw = delivery.raw
+                    continue
+                self._held[delivery.receipt] = delivery
+                self._recovered.append(delivery)
+            self._lost.pop(0)
+
+    def _disconnect(self) -> None:
+        for link in (self._link, self._bell):
+            if link is not None:
+                link.close()
+        self._link = self._bell = None
+        self._ringing = False
+        self._lost.append(self.name)
+        self._generation += 1
+        self.name = f"{self._first_name}~{self._generation}"
+
+    def close(self) -> None:
+        """See `Consumer.close`."""
+        with contextlib.suppress(BrokerUnavailable, OperationalError, *FAILED):
+            if self._held or self._lost:
+                self._connected().run(scripts.GIVE_BACK, self._keys, [self.name])
+        for link in (self._link, self._bell):
+            if link is not None:
+                link.close()
+        self._link = self._bell = None
+        self._held.clear()
+        for fd in (self._wake_read, self._wake_write):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._wake_read = self._wake_write = -1
+
+
+def scripts_missing() -> type[Exception]:
+    """The error for a script the server does not have."""
+    import redis.exceptions
+
+    return redis.exceptions.NoScriptError
+
+
+def _counted(delivery: Delivery) -> Message:
+    """The message as it goes back: marked, and with the number of runs that died under it."""
+    message = delivery.message
+    message.headers["redelivered"] = True
+    message.headers[COUNT_HEADER] = delivery.deliveries
+    return message

@@ -1,0 +1,101 @@
+"""Results in a database file."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from minicelery.broker.sqlite.file import File, Watch
+from minicelery.broker.url import ServerURL
+from minicelery.exceptions import BackendUnavailable
+from minicelery.message import Record
+
+# REPLACE gives a new, higher version: who watches reads what has come since.
+_STORE = """
+INSERT OR REPLACE INTO results (id, state, document, expires) SELECT ?1, ?2, ?3, ?4
+WHERE NOT EXISTS (
+    SELECT 1 FROM results WHERE id = ?1 AND state = 'SUCCESS' AND (expires IS NULL OR expires > ?5)
+)
+"""
+_LATEST = "SELECT coalesce(max(version), 0) FROM results"
+_SINCE = "SELECT version, id FROM results WHERE version > ? ORDER BY version"
+CHUNK = 1000
+"""Ids asked for by one statement."""
+
+
+class SQLiteBackend:
+    """The result store; see `minicelery.broker.Backend`."""
+
+    def __init__(self, server: ServerURL, options: Mapping[str, Any]) -> None:
+        self.url = server.masked
+        self.file = File(server, options, BackendUnavailable)
+
+    def store(self, records: Sequence[Record]) -> None:
+        if records:
+            self.file.write(lambda connection: store_records(connection, records, time.time()))
+
+    def load(self, ids: Sequence[str]) -> list[Record | None]:
+        found = self.file.read(lambda connection: _load(connection, ids))
+        return [found.get(id) for id in ids]
+
+    def watch(self, ids: Collection[str], seen: Mapping[str, bytes], wait: float) -> list[Record]:
+        until = time.monotonic() + wait
+        watch = Watch(self.file)
+        wanted = frozenset(ids)
+        version = self.file.version()
+        # All of them once, then only what was stored since: linear, however many there are.
+        latest, found = self.file.read(lambda connection: _all(connection, list(wanted)))
+        while True:
+            news = [record for record in found if record.document != seen.get(record.id)]
+            if news or time.monotonic() >= until:
+                return news
+            watch.wait(version, until)
+            version = self.file.version()
+            latest, found = self.file.read(lambda connection: _since(connection, latest, wanted))
+
+    def forget(self, ids: Sequence[str]) -> None:
+        rows = [(id,) for id in ids]
+        if rows:
+            self.file.write(lambda connection: connection.executemany("DELETE FROM results WHERE id = ?", rows))
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def store_records(connection: sqlite3.Connection, records: Iterable[Record], now: float) -> None:
+    """Keep the records, within the transaction that is open."""
+    connection.executemany(
+        _STORE,
+        [
+            (record.id, record.state, record.document, None if record.ttl is None else now + record.ttl, now)
+            for record in records
+        ],
+    )
+
+
+def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Record]:
+    now = time.time()
+    found: dict[str, Record] = {}
+    for start in range(0, len(ids), CHUNK):
+        part = ids[start : start + CHUNK]
+        rows = connection.execute(
+            f"SELECT id, state, document FROM results WHERE id IN ({','.join('?' * len(part))})"
+            " AND (expires IS NULL OR expires > ?)",
+            (*part, now),
+        )
+        for id, state, document in rows:
+            found[id] = Record(id, document, state)
+    return found
+
+
+def _all(connection: sqlite3.Connection, ids: Sequence[str]) -> tuple[int, list[Record]]:
+    latest: int = connection.execute(_LATEST).fetchone()[0]
+    return latest, list(_load(connection, ids).values())
+
+
+def _since(connection: sqlite3.Connection, latest: int, ids: Collection[str]) -> tuple[int, list[Record]]:
+    rows = connection.execute(_SINCE, (latest,)).fetchall()
+    changed = [id for _, id in rows if id in ids]
+    return (rows[-1][0] if rows else latest), list(_load(connection, changed).values())

@@ -1,0 +1,225 @@
+"""Signatures: a task call as a value that can be passed, stored and sent.
+
+A signature is a dict of six keys (`task`, `args`, `kwargs`, `options`, `subtask_type`,
+`immutable`), so it survives JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from minicelery._state import get_current_app
+from minicelery.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from minicelery.app import Celery
+    from minicelery.result import AsyncResult, EagerResult
+    from minicelery.task import Task
+
+
+class Signature(dict[str, Any]):
+    """One task call, not yet made: `add.s(2, 2)`."""
+
+    app: Celery | None = None
+
+    def __init__(
+        self,
+        task: str | Task[Any, Any] | Mapping[str, Any],
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        subtask_type: str | None = None,
+        immutable: bool = False,
+        app: Celery | None = None,
+        **more_options: Any,
+    ) -> None:
+        if isinstance(task, Mapping):
+            super().__init__(task)
+            self["args"] = list(task.get("args") or ())
+            self["kwargs"] = dict(task.get("kwargs") or {})
+            self["options"] = dict(task.get("options") or {})
+            self.setdefault("subtask_type", None)
+            self.setdefault("immutable", False)
+        else:
+            super().__init__(
+                task=task if isinstance(task, str) else task.name,
+                args=list(args or ()),
+                kwargs=dict(kwargs or {}),
+                options={**(options or {}), **more_options},
+                subtask_type=subtask_type,
+                immutable=immutable,
+            )
+            if app is None and not isinstance(task, str):
+                app = task.app
+        self.app = app
+
+    @property
+    def task(self) -> str:
+        """The task's registered name."""
+        name: str = self["task"]
+        return name
+
+    name = task
+
+    @property
+    def args(self) -> list[Any]:
+        args: list[Any] = self["args"]
+        return args
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        kwargs: dict[str, Any] = self["kwargs"]
+        return kwargs
+
+    @property
+    def options(self) -> dict[str, Any]:
+        options: dict[str, Any] = self["options"]
+        return options
+
+    @property
+    def immutable(self) -> bool:
+        return bool(self.get("immutable"))
+
+    @property
+    def id(self) -> str | None:
+        """The id fixed by `freeze` or `set(task_id=…)`; None until then."""
+        id: str | None = self.options.get("task_id")
+        return id
+
+    @property
+    def type(self) -> Task[Any, Any]:
+        """The task object.  Raises NotRegistered."""
+        return self._app.tasks[self.task]
+
+    @property
+    def _app(self) -> Celery:
+        return self.app or get_current_app()
+
+    def merged(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+        """What a call with these would use: args put in front, kwargs and options merged.
+
+        An immutable signature keeps its own arguments.
+        """
+        merged_options = {**self.options, **options}
+        if self.immutable:
+            return self.args, self.kwargs, merged_options
+        return [*args, *self.args], {**self.kwargs, **(kwargs or {})}, merged_options
+
+    def clone(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Signature:
+        """A copy, with `merged` applied."""
+        new_args, new_kwargs, new_options = self.merged(args, kwargs, **options)
+        return Signature(
+            {**self, "args": new_args, "kwargs": new_kwargs, "options": new_options}, app=self.app
+        )
+
+    partial = clone
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Signature:
+        """Add options, in place; returns itself."""
+        if immutable is not None:
+            self["immutable"] = immutable
+        self.options.update(options)
+        return self
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Whether arguments of the call are left out."""
+        self["immutable"] = immutable
+
+    def link(self, callback: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Call `callback` with the result; returns `callback`."""
+        return self._append("link", callback)
+
+    def link_error(self, errback: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Call `errback` when the task has failed; returns `errback`."""
+        return self._append("link_error", errback)
+
+    def on_error(self, errback: Mapping[str, Any]) -> Signature:
+        """`link_error` that returns the signature itself."""
+        self.link_error(errback)
+        return self
+
+    def _append(self, key: str, signature: Mapping[str, Any]) -> Mapping[str, Any]:
+        links = as_list(self.options.get(key))
+        if signature not in links:
+            links.append(signature)
+        self.options[key] = links
+        return signature
+
+    def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[Any]:
+        """Send it; see `Task.apply_async`."""
+        new_args, new_kwargs, new_options = self.merged(args, kwargs, **options)
+        app = self._app
+        task = app.tasks.get(self.task)
+        if task is None:
+            return app.send_task(self.task, new_args, new_kwargs, **new_options)
+        return task.apply_async(new_args, new_kwargs, **new_options)
+
+    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
+        """Send it with these arguments in front."""
+        return self.apply_async(args, kwargs)
+
+    def apply(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> EagerResult[Any]:
+        """Run it here and now."""
+        new_args, new_kwargs, new_options = self.merged(args, kwargs, **options)
+        return self.type.apply(new_args, new_kwargs, **new_options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        new_args, new_kwargs, _ = self.merged(args, kwargs)
+        return self.type(*new_args, **new_kwargs)
+
+    def __invert__(self) -> Any:
+        return self.delay().get()
+
+    def __repr__(self) -> str:
+        parts = [repr(arg) for arg in self.args] + [f"{key}={value!r}" for key, value in self.kwargs.items()]
+        return f"{self.task}({', '.join(parts)})"
+
+    def __reduce__(self) -> Any:
+        return Signature, (dict(self),)
+
+
+def signature(task: Any, *args: Any, **kwargs: Any) -> Signature:
+    """A signature of a task name, a task, a dict, or a signature itself."""
+    if isinstance(task, Signature):
+        return task
+    return Signature(task, *args, **kwargs)
+
+
+def maybe_signature(value: Any, app: Celery | None = None) -> Signature | None:
+    """`signature`, but None stays None."""
+    if value is None:
+        return None
+    found = signature(value)
+    if app is not None:
+        found.app = app
+    return found
+
+
+def as_list(value: Any) -> list[Any]:
+    """None as [], one signature as [it], a list or tuple as a new list."""
+    if value is None:
+        return []
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    return [value]
+
+
+def links_for_body(value: Any, option: str, task: str) -> list[dict[str, Any]] | None:
+    """`link`/`link_error` values as a message body carries them.  Raises ImproperlyConfigured."""
+    links = as_list(value)
+    for link in links:
+        if not isinstance(link, Mapping) or not isinstance(link.get("task"), str):
+            raise ImproperlyConfigured(
+                f"{option}= of {task} takes signatures such as notify.s(), got {type(link).__name__}"
+            )
+    return [dict(signature(link)) for link in links] or None

@@ -1,0 +1,98 @@
+"""`minicelery report`: what a bug report should say."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from minicelery import __version__
+from minicelery.broker.url import mask_url
+from minicelery.cli import ui
+from minicelery.cli.session import Session, common_options
+
+if TYPE_CHECKING:
+    from minicelery.app import Celery
+
+_PACKAGES = ("click", "redis", "hiredis", "pika", "msgpack", "celery", "django", "flask")
+_SECRET = re.compile(r"pass|secret|token|key(?!prefix|_prefix|s\b)|auth|credential", re.IGNORECASE)
+_NOT_SECRET = frozenset({"task_default_routing_key"})
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://\S*")
+
+
+@click.command(short_help="Show versions, platform and settings, for bug reports.")
+@common_options()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_obj
+def report(session: Session, /, *, as_json: bool) -> int:
+    """Show versions, platform, transport and the settings that differ from their defaults.
+
+    Passwords and keys are left out.
+    """
+    document = describe(session.app())
+    if as_json:
+        ui.say_json(document)
+        return 0
+    for title in ("versions", "platform", "transport", "settings"):
+        ui.say(click.style(title, bold=True))
+        lines = document[title]
+        width = max(map(len, lines), default=0)
+        for name, value in lines.items():
+            ui.say(f"  {name.ljust(width)}  {value}")
+        if not lines:
+            ui.say("  all as by default")
+    return 0
+
+
+def describe(app: Celery) -> dict[str, dict[str, Any]]:
+    """The report as `versions`, `platform`, `transport` and `settings`, each name to value."""
+    return {
+        "versions": {"minicelery": __version__, "python": platform.python_version(), **_versions()},
+        "platform": {
+            "implementation": platform.python_implementation(),
+            "system": platform.platform(),
+            "cpus": os.cpu_count(),
+            "executable": sys.executable,
+        },
+        "transport": {
+            "app": app.main or "(no name)",
+            "broker": app.broker.url,
+            "results": app.backend.url if app.conf.result_backend else "disabled",
+        },
+        "settings": {name: hide(name, value) for name, value in sorted(_changed(app).items())},
+    }
+
+
+def hide(name: str, value: Any) -> Any:
+    """A setting's value fit to be shown to others: passwords and keys become ``**``."""
+    if _SECRET.search(name) and name not in _NOT_SECRET and value:
+        return "**"
+    if isinstance(value, dict):
+        return {key: hide(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [hide("", inner) for inner in value]
+    if isinstance(value, str):
+        return _URL.sub(lambda match: mask_url(match[0]), value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return hide("", repr(value))
+
+
+def _changed(app: Celery) -> dict[str, Any]:
+    return dict(app.conf.changed())
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

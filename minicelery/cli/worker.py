@@ -1,0 +1,209 @@
+"""`minicelery worker`: options checked before anything connects, then `Worker.run`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from minicelery.cli import ui
+from minicelery.cli.session import Session, common_options
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+POOLS = {"prefork": "prefork", "processes": "prefork", "solo": "solo"}
+"""Names that -P takes, and the pool that each means."""
+
+_LATER_POOLS = ("threads", "asyncio", "gevent", "eventlet", "custom")
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
+
+
+def log_level(text: str) -> str | int:
+    """A level's name in any case, or its number."""
+    if text.isdigit():
+        return int(text)
+    if text.upper() not in _LEVELS:
+        raise click.BadParameter(f"{text!r} is not one of {', '.join(_LEVELS)}, nor a number")
+    return "CRITICAL" if text.upper() == "FATAL" else text.upper()
+
+
+def child_count(text: str) -> int | str:
+    """A number from 1, or ``auto``: as many as the process may use CPUs."""
+    if text == "auto":
+        return text
+    try:
+        number = int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number nor 'auto'") from None
+    if number < 1:
+        raise click.BadParameter(f"{number} children can run nothing; give 1 or more")
+    return number
+
+
+def pool_name(text: str) -> str:
+    """The name of a pool that this version has."""
+    if text in POOLS:
+        return POOLS[text]
+    served = "prefork and solo"
+    if text in _LATER_POOLS:
+        raise _not_served(f"-P {text}", f"this version has the pools {served}")
+    near = ui.did_you_mean(text, [*POOLS, *_LATER_POOLS])
+    raise click.BadParameter(f"no pool named {text!r}; {near or f'there are {served}'}")
+
+
+@contextlib.contextmanager
+def pid_file(path: str | None) -> Iterator[None]:
+    """Keep this process's number in `path` meanwhile; refuses one whose process lives."""
+    if path is None:
+        yield
+        return
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        _remove_stale(path)
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    with os.fdopen(handle, "w") as file:
+        file.write(f"{os.getpid()}\n")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        pid = int(Path(path).read_text())
+        os.kill(pid, 0)
+    except (ValueError, ProcessLookupError):
+        os.unlink(path)
+        return
+    except PermissionError:  # it lives, and is another user's
+        pass
+    raise ui.CommandError(
+        f"--pidfile {path}: process {pid} is running already", hint=f"stop it first: kill {pid}"
+    )
+
+
+def _names(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[str] | None:
+    names = [name.strip() for value in values for name in value.split(",")]
+    return [name for name in names if name] or None
+
+
+def _not_served(what: str, hint: str) -> ui.CommandError:
+    return ui.CommandError(f"{what} is not part of this version", hint=hint, exit_code=ui.USAGE)
+
+
+def _refuse(hint: str) -> Any:
+    def callback(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value:
+            raise _not_served("/".join(parameter.opts), hint)
+
+    return callback
+
+
+def _ignored(*names: str, is_flag: bool = True) -> Callable[[F], F]:
+    """An option of Celery's that asks for what needs no asking here."""
+    return click.option(*names, is_flag=is_flag, hidden=True, expose_value=False)
+
+
+def _many(*names: str, help: str) -> Callable[[F], F]:
+    return click.option(*names, multiple=True, metavar="LIST", callback=_names, help=help)
+
+
+@click.command(short_help="Run tasks.")
+@common_options()
+@click.option(
+    "-n", "--hostname", metavar="NAME", help="Name of this worker; %h, %n, %d: host, its name, its domain."
+)
+@click.option(
+    "-l", "--loglevel", type=log_level, metavar="LEVEL", help="DEBUG, INFO, WARNING, ERROR or CRITICAL."
+)
+@click.option("-f", "--logfile", metavar="FILE", help="Log to this file; %h, %n, %d as in -n.")
+@click.option("-c", "--concurrency", type=child_count, metavar="NUMBER|auto", help="Children that run tasks.")
+@click.option(
+    "-P", "--pool", type=pool_name, metavar="NAME", help="prefork, or solo: in this process, one at a time."
+)
+@_many("-Q", "--queues", help="Queues to serve, comma-separated.")
+@_many("-X", "--exclude-queues", help="Queues not to serve.")
+@_many("-I", "--include", help="Further modules with tasks.")
+@click.option(
+    "--max-tasks-per-child", type=click.IntRange(min=1), help="Replace a child after so many tasks."
+)
+@click.option(
+    "--max-memory-per-child",
+    type=click.IntRange(min=1),
+    metavar="KIB",
+    help="Replace a child that uses more.",
+)
+@click.option("--prefetch-multiplier", type=click.IntRange(min=0), help="Messages a child may hold; 0: many.")
+@click.option(
+    "--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Kill a task then."
+)
+@click.option(
+    "--soft-time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Raise SoftTimeLimitExceeded in a task then.",
+)
+@click.option("--purge", is_flag=True, help="Delete what waits in the queues first.")
+@click.option("--pidfile", metavar="FILE", help="Keep the process number in this file.")
+@click.option("-E", "--task-events", is_flag=True, hidden=True)
+@click.option("-S", "--statedb", hidden=True)
+@click.option(
+    "-B", "--beat", is_flag=True, hidden=True, expose_value=False,
+    callback=_refuse("send periodic tasks from cron with: minicelery call"),
+)  # fmt: skip
+@click.option(
+    "--autoscale", hidden=True, expose_value=False, callback=_refuse("choose a fixed number with -c")
+)
+@click.option(
+    "-D", "--detach", is_flag=True, hidden=True, expose_value=False,
+    callback=_refuse("let a service manager run it, or start it with: nohup … &"),
+)  # fmt: skip
+@_ignored("--without-gossip")
+@_ignored("--without-mingle")
+@_ignored("--without-heartbeat")
+@_ignored("--heartbeat-interval", is_flag=False)
+@_ignored("-O", "optimization", is_flag=False)
+@click.pass_obj
+def worker(
+    session: Session,
+    /,
+    *,
+    include: list[str] | None,
+    pidfile: str | None,
+    statedb: str | None,
+    task_events: bool,
+    **options: Any,
+) -> int:
+    """Run the app's tasks until stopped.
+
+    Ctrl-C or TERM lets running tasks finish and gives the others back to their queues; a
+    second Ctrl-C does not wait for them.
+    """
+    soft, hard = options["soft_time_limit"], options["time_limit"]
+    if soft is not None and hard is not None and soft > hard:
+        raise ui.CommandError(
+            f"--soft-time-limit {soft:g} is longer than --time-limit {hard:g}: it would never be reached",
+            exit_code=ui.USAGE,
+        )
+    if task_events:
+        ui.warning("-E: task events are not part of this version; none will be sent")
+    if statedb is not None:
+        session.note("--statedb is not needed: revoked tasks are remembered in the broker")
+    app = session.app()
+    if include is not None:
+        app.conf.include = [*app.conf.include, *include]
+    from minicelery.worker import Worker
+
+    with pid_file(pidfile):
+        return Worker(
+            app,
+            quiet=session.quiet,
+            **options,
+        ).run()

@@ -1,0 +1,254 @@
+"""A task call in its forms: to be sent, held by a consumer, settled; Celery's protocol 2.
+
+The body stays bytes until the task runs.  Field by field: `docs/wire.md`.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone, tzinfo
+from typing import Any
+
+from minicelery import serialization
+from minicelery.exceptions import InvalidTaskError
+
+COUNT_HEADER = "x-delivery-count"
+"""Header with the number of runs that died under a message; RabbitMQ's own name for it."""
+
+
+@dataclass(slots=True)
+class Message:
+    """One task call on its way to a queue.  `body` stays bytes until it is run."""
+
+    id: str  # also the result's key
+    task: str  # registered name
+    body: bytes
+    headers: dict[str, Any]
+    queue: str = "celery"
+    priority: int | None = None  # 0..9; on Redis, SQLite and memory 0 is served first
+    content_type: str = "application/json"
+    content_encoding: str = "utf-8"
+    exchange: str = ""
+    routing_key: str = ""
+    properties: dict[str, Any] = field(default_factory=dict)  # reply_to, correlation_id, …
+    due: float | None = None  # unix seconds; None = now
+    expires: float | None = None  # unix seconds
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A message a consumer holds."""
+
+    message: Message
+    receipt: int  # fencing token, rising within one consumer; never a task id
+    deliveries: int = 0  # runs of it that died before, for the cap
+    started: bool = False  # somebody had begun it before; `Executor.begin` decides what that means
+    reason: str | None = None  # how that run ended: worker lost, time limit
+    revoked: bool = False
+    broken: str | None = None  # why the message can't be read; its fields are then unreliable
+    raw: Any = None  # what the broker needs to put it back
+
+
+class Verdict(enum.Enum):
+    """What becomes of the message."""
+
+    ACK = "ack"
+    REQUEUE = "requeue"  # to the front; counted if `deliveries` was raised
+    REJECT = "reject"  # to the queue's dead letters
+
+
+@dataclass(slots=True)
+class Record:
+    """One task's result document, encoded."""
+
+    id: str
+    document: bytes
+    state: str | None = None  # None where it was read back and not yet decoded
+    ttl: float | None = 86400.0  # seconds; None = for ever
+
+
+@dataclass(slots=True)
+class Outcome:
+    """All that follows from one delivery; applied by one broker call."""
+
+    delivery: Delivery
+    verdict: Verdict = Verdict.ACK
+    record: Record | None = None  # None when ignored
+    publish: Sequence[Message] = ()  # retry, chain link, callbacks
+    reason: str | None = None  # why it was rejected
+
+
+@dataclass(slots=True)
+class DeadLetter:
+    """A rejected message, as it arrived."""
+
+    reason: str
+    rejected: float  # unix seconds
+    raw: bytes  # the message in the form its broker uses
+    id: str | None = None
+    task: str | None = None
+
+
+def new_id() -> str:
+    """A random UUID (version 4) as text; four times faster than `uuid.uuid4`."""
+    return _uuid_text(os.urandom(16))
+
+
+uuid = new_id  # Celery's name
+
+
+def new_ids(count: int) -> list[str]:
+    """`count` ids for one read of the system's randomness."""
+    raw = os.urandom(16 * count)
+    return [_uuid_text(raw[start : start + 16]) for start in range(0, 16 * count, 16)]
+
+
+def _uuid_text(raw: bytes) -> str:
+    text = raw.hex()
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[raw[8] & 3]}{text[17:20]}-{text[20:]}"
+
+
+_clients = itertools.count()
+
+
+class Origin:
+    """This process as a producer: the `origin` header and the client id (`reply_to`)."""
+
+    pid = -1
+    name = ""
+    client_id = ""
+
+    @classmethod
+    def refresh(cls) -> None:
+        """Make both anew where the process has forked."""
+        if cls.pid != (pid := os.getpid()):
+            cls.name = f"gen{pid}@{socket.gethostname()}"
+            cls.client_id = new_id()
+            cls.pid = pid
+
+
+_SCALARS = frozenset({int, float, bool, type(None)})
+
+
+def short_repr(value: Sequence[Any] | Mapping[str, Any], limit: int = 1024) -> str:
+    """`repr(value)`, cut near `limit` characters without walking what is cut; never raises."""
+    items = value.values() if isinstance(value, Mapping) else value
+    for item in items:
+        kind = type(item)
+        if kind not in _SCALARS and not (kind is str and len(item) <= 128):
+            break
+    else:
+        if len(value) <= 16:
+            text = repr(value)
+            if len(text) <= limit:
+                return text
+    return _cut_repr(value, limit, 3)
+
+
+def _cut_repr(value: Any, limit: int, depth: int) -> str:
+    kind = type(value)
+    if kind in (str, bytes):
+        return (
+            repr(value)
+            if len(value) <= limit
+            else repr(value[:limit])[:-1] + "..." + repr(value)[-1:]
+            if len(value) < 4 * limit
+            else repr(value[:limit])[:-1] + "...'"
+        )
+    if kind in (list, tuple, set, frozenset, dict):
+        if depth == 0 and value:
+            return "..."
+        opening, closing = {dict: "{}", list: "[]", tuple: "()"}.get(kind, "{}")
+        parts: list[str] = []
+        left = limit
+        for item in value.items() if kind is dict else value:
+            if left <= 0:
+                parts.append("...")
+                break
+            text = (
+                f"{_cut_repr(item[0], left, depth - 1)}: {_cut_repr(item[1], left, depth - 1)}"
+                if kind is dict
+                else _cut_repr(item, left, depth - 1)
+            )
+            parts.append(text)
+            left -= len(text) + 2
+        if kind is tuple and len(parts) == 1:
+            return f"({parts[0]},)"
+        return opening + ", ".join(parts) + closing
+    try:
+        text = repr(value)
+    except Exception as error:  # a user's __repr__
+        text = f"<{kind.__name__} whose repr raised {type(error).__name__}>"
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def iso(moment: float, zone: tzinfo = timezone.utc) -> str:
+    """Unix seconds as ISO 8601 text with the zone's offset, as headers carry them."""
+    return datetime.fromtimestamp(moment, zone).isoformat()
+
+
+def parse_time(text: object, field_name: str, zone: tzinfo = timezone.utc) -> float:
+    """ISO 8601 text to unix seconds; a naive time is read in `zone`.  Raises InvalidTaskError."""
+    if not isinstance(text, str):
+        raise InvalidTaskError(f"{field_name} must be ISO 8601 text, got {short_repr([text], 80)}")
+    try:
+        moment = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+    except ValueError as error:
+        raise InvalidTaskError(f"{field_name}={text[:80]!r} is not an ISO 8601 time") from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=zone)
+    return moment.timestamp()
+
+
+_NO_LINKS = (None, None, None, None)
+
+
+def encode_body(
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    serializer: str,
+    links: tuple[Any, Any, Any, Any] = _NO_LINKS,
+) -> tuple[bytes, str, str]:
+    """The body of protocol 2 as `(bytes, content type, content encoding)`.
+
+    `links` are callbacks, errbacks, chain and chord.  Raises EncodeError.
+    """
+    callbacks, errbacks, chain, chord = links
+    embed = {"callbacks": callbacks, "errbacks": errbacks, "chain": chain, "chord": chord}
+    return serialization.dumps((args, kwargs, embed), serializer)
+
+
+def decode_body(message: Message, accept: frozenset[str]) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """`(args, kwargs, links)` of a message; protocol 1 bodies too.
+
+    Raises ContentDisallowed, DecodeError or InvalidTaskError.
+    """
+    body = message.body
+    compression = message.headers.get("compression")
+    if compression is not None:
+        body = serialization.decompress(body, compression)
+    value = serialization.loads(body, message.content_type, message.content_encoding, accept)
+    if isinstance(value, dict) and "task" in value:
+        args, kwargs, links = value.get("args"), value.get("kwargs"), value
+    elif isinstance(value, (list, tuple)) and len(value) == 3:
+        args, kwargs, links = value
+    else:
+        raise InvalidTaskError(
+            f"the body must be a list of three items: args, kwargs and links; got {type(value).__name__}"
+        )
+    if args is None:
+        args = []
+    if kwargs is None:
+        kwargs = {}
+    if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
+        raise InvalidTaskError(
+            f"args must be a list and kwargs an object, got {type(args).__name__} and {type(kwargs).__name__}"
+        )
+    if links is not None and not isinstance(links, dict):
+        raise InvalidTaskError(f"links must be an object, got {type(links).__name__}")
+    return list(args), kwargs, links or {}

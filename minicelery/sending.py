@@ -1,0 +1,460 @@
+"""From a call to a message on the broker: options checked, defaults merged, links attached."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from minicelery import serialization, signals
+from minicelery._state import request_var
+from minicelery.canvas import links_for_body
+from minicelery.exceptions import EncodeError, ImproperlyConfigured
+from minicelery.message import Message, Origin, encode_body, iso, new_id, new_ids, short_repr
+from minicelery.request import Request
+from minicelery.result import AsyncResult
+
+if TYPE_CHECKING:
+    from minicelery.app import Celery
+    from minicelery.task import Task
+
+# Options that have a place of their own in a message, or none at all; any other is a property.
+_OPTIONS = frozenset(
+    "task_id countdown eta expires queue priority serializer compression link link_error headers shadow "
+    "ignore_result time_limit soft_time_limit retry retry_policy add_to_parent root_id parent_id group_id "
+    "group_index chord chain retries reply_to argsrepr kwargsrepr exchange routing_key exchange_type "
+    "delivery_mode declare connection producer router publisher timeout confirm_timeout mandatory immediate "
+    "stamped_headers stamps replaced_task_nesting throw task_type".split()
+)
+
+
+class Defaults:
+    """What a task's own options and the settings give every message of it; made once."""
+
+    __slots__ = (
+        "compression", "expires", "ignore_result", "priority", "queue", "revision", "serializer",
+        "soft_time_limit", "time_limit", "trail",
+    )  # fmt: skip
+
+    def __init__(self, app: Celery, task: Task[Any, Any] | None) -> None:
+        conf = app.conf
+        self.revision = conf.revision
+        self.queue = (task and task.queue) or conf.task_default_queue
+        self.serializer = task.serializer if task else conf.task_serializer
+        self.compression = task.compression if task else conf.task_compression
+        self.priority = task.priority if task else conf.task_default_priority
+        self.ignore_result = bool(task.ignore_result) if task else False
+        self.expires = task.expires if task else None
+        self.trail = task.trail if task else True
+        # Limits of the settings are the worker's own affair; the message names the task's.
+        own = vars(task) | {} if task else {}
+        kind = type(task)
+        self.time_limit = own.get("time_limit", _plain(kind, "time_limit"))
+        self.soft_time_limit = own.get("soft_time_limit", _plain(kind, "soft_time_limit"))
+
+
+def _plain(kind: type, name: str) -> Any:
+    for owner in kind.__mro__:
+        if name in vars(owner):
+            value = vars(owner)[name]
+            return None if hasattr(value, "__get__") else value
+    return None
+
+
+class Sender:
+    """Makes an app's messages and publishes them."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self._nameless: Defaults | None = None  # for tasks this process does not know
+
+    def defaults(self, task: Task[Any, Any] | None) -> Defaults:
+        """The defaults of `task`, made anew when a setting has changed since."""
+        found: Defaults | None = self._nameless if task is None else task.__dict__.get("_send_defaults")
+        if found is None or found.revision != self.app.conf.revision:
+            found = Defaults(self.app, task)
+            if task is None:
+                self._nameless = found
+            else:
+                task.__dict__["_send_defaults"] = found
+        return found
+
+    def send(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        task: Task[Any, Any] | None,
+    ) -> AsyncResult[Any]:
+        """Publish one call and return its result handle."""
+        defaults = self.defaults(task)
+        message = self.message(name, args, kwargs, options, defaults, new_id())
+        self.publish([message], options, args, kwargs)
+        return self._result(message, name, options, defaults)
+
+    def send_many(
+        self,
+        name: str,
+        calls: Sequence[tuple[Sequence[Any], Mapping[str, Any]]],
+        options: Mapping[str, Any],
+        task: Task[Any, Any] | None,
+    ) -> list[AsyncResult[Any]]:
+        """Publish many calls of one task with the same options."""
+        if "task_id" in options:
+            raise TypeError("task_id= can't be given to apply_many: every call needs an id of its own")
+        if not calls:
+            return []
+        defaults = self.defaults(task)
+        messages = [
+            self.message(name, args, kwargs, options, defaults, id)
+            for (args, kwargs), id in zip(calls, new_ids(len(calls)), strict=True)
+        ]
+        self.publish(messages, options)
+        if request_var.get() is None and not defaults.ignore_result and not options:
+            app = self.app
+            return [AsyncResult(message.id, None, name, app) for message in messages]
+        return [self._result(message, name, options, defaults) for message in messages]
+
+    def _result(
+        self, message: Message, name: str, options: Mapping[str, Any], defaults: Defaults
+    ) -> AsyncResult[Any]:
+        result: AsyncResult[Any] = AsyncResult(message.id, None, name, self.app)
+        result._ignored = message.headers["ignore_result"]
+        request = request_var.get()
+        if request is not None and request.id and defaults.trail and options.get("add_to_parent", True):
+            request.children.append(result)
+        return result
+
+    # -- publishing ------------------------------------------------------------------------
+
+    def publish(
+        self,
+        messages: list[Message],
+        options: Mapping[str, Any] | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Hand the messages to the broker, within the publish deadline.  Raises OperationalError."""
+        if signals.before_task_publish.receivers:
+            for message in messages:
+                self._announce(signals.before_task_publish, message, options or {})
+        conf = self.app.conf
+        if options and ("retry" in options or "retry_policy" in options):
+            attempts = self._attempts(options)
+        else:
+            attempts = self._attempts({})
+        self.app.broker.publish(messages, deadline=conf.task_publish_deadline, attempts=attempts)
+        if signals.after_task_publish.receivers:
+            for message in messages:
+                self._announce(signals.after_task_publish, message, options or {})
+
+    def _attempts(self, options: Mapping[str, Any]) -> int | None:
+        conf = self.app.conf
+        retry = options.get("retry")
+        if not (conf.task_publish_retry if retry is None else retry):
+            return 1
+        policy = {**conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
+        most = policy.get("max_retries", 3)
+        return None if most is None else int(most) + 1
+
+    def _announce(self, signal: Any, message: Message, options: Mapping[str, Any]) -> None:
+        body: Any = message.body
+        try:
+            body = serialization.loads(
+                message.body,
+                message.content_type,
+                message.content_encoding,
+                frozenset({message.content_type}),
+            )
+        except Exception:  # compressed: listeners get the bytes
+            body = message.body
+        common = {
+            "body": body,
+            "exchange": message.exchange,
+            "routing_key": message.queue,
+            "headers": message.headers,
+        }
+        if signal is signals.before_task_publish:
+            common |= {
+                "properties": message.properties,
+                "declare": [],
+                "retry_policy": options.get("retry_policy") or self.app.conf.task_publish_retry_policy,
+            }
+        signal.send(sender=message.task, **common)
+
+    # -- building --------------------------------------------------------------------------
+
+    def message(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        defaults: Defaults,
+        id: str,
+    ) -> Message:
+        """One call as a message of protocol 2.
+
+        Raises EncodeError naming the argument, ValueError or ImproperlyConfigured naming the option.
+        """
+        Origin.refresh()
+        parent = request_var.get()
+        inside = parent is not None and parent.id is not None
+        if options:
+            return self._message_with(name, args, kwargs, options, defaults, id, parent if inside else None)
+        try:
+            body, content_type, encoding = encode_body(args, kwargs, defaults.serializer)
+        except EncodeError as error:
+            raise self._explain(error, name, args, kwargs, defaults.serializer) from error
+        headers: dict[str, Any] = {
+            "lang": "py", "task": name, "id": id, "shadow": None, "eta": None, "expires": None,
+            "group": None, "group_index": None, "retries": 0,
+            "timelimit": [defaults.time_limit, defaults.soft_time_limit],
+            "root_id": parent.root_id if inside else id, "parent_id": parent.id if inside else None,  # type: ignore[union-attr]
+            "argsrepr": short_repr(args), "kwargsrepr": short_repr(kwargs) if kwargs else "{}",
+            "origin": Origin.name, "ignore_result": defaults.ignore_result, "replaced_task_nesting": 0,
+            "stamped_headers": None, "stamps": {},
+        }  # fmt: skip
+        message = Message(
+            id, name, body, headers, defaults.queue, self._priority(defaults.priority, parent if inside else None),
+            content_type, encoding, "", defaults.queue, {"correlation_id": id, "reply_to": Origin.client_id},
+        )  # fmt: skip
+        if defaults.expires is not None:
+            self._expire(message, defaults.expires, time.time())
+        if defaults.compression is not None:
+            self._compress(message, defaults.compression)
+        return message
+
+    def _message_with(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        defaults: Defaults,
+        id: str,
+        parent: Request | None,
+    ) -> Message:
+        get = options.get
+        given = _text(get("task_id"), "task_id", name)
+        id = given or id
+        serializer = get("serializer") or defaults.serializer
+        links = (
+            links_for_body(get("link"), "link", name),
+            links_for_body(get("link_error"), "link_error", name),
+            get("chain"),
+            get("chord"),
+        )
+        try:
+            body, content_type, encoding = encode_body(args, kwargs, serializer, links)
+        except EncodeError as error:
+            raise self._explain(error, name, args, kwargs, serializer) from error
+        hard = defaults.time_limit if get("time_limit") is None else get("time_limit")
+        soft = defaults.soft_time_limit if get("soft_time_limit") is None else get("soft_time_limit")
+        for option, limit in (("time_limit", hard), ("soft_time_limit", soft)):
+            if limit is not None and (not isinstance(limit, (int, float)) or limit <= 0):
+                raise ValueError(f"{option}={limit!r} of {name}: expected seconds greater than 0")
+        if hard is not None and soft is not None and soft > hard:
+            raise ValueError(f"{name}: soft_time_limit={soft:g} must not be greater than time_limit={hard:g}")
+        ignore = get("ignore_result")
+        headers: dict[str, Any] = {
+            "lang": "py", "task": name, "id": id, "shadow": get("shadow"), "eta": None, "expires": None,
+            "group": get("group_id"), "group_index": get("group_index"), "retries": get("retries") or 0,
+            "timelimit": [hard, soft],
+            "root_id": get("root_id") or (parent.root_id if parent else id),
+            "parent_id": get("parent_id") or (parent.id if parent else None),
+            "argsrepr": get("argsrepr") or short_repr(args),
+            "kwargsrepr": get("kwargsrepr") or short_repr(kwargs),
+            "origin": Origin.name,
+            "ignore_result": defaults.ignore_result if ignore is None else bool(ignore),
+            "replaced_task_nesting": get("replaced_task_nesting") or 0,
+            "stamped_headers": get("stamped_headers"), "stamps": get("stamps") or {},
+        }  # fmt: skip
+        if (own := get("headers")) is not None:
+            if not isinstance(own, Mapping) or not all(isinstance(key, str) for key in own):
+                raise ValueError(
+                    f"headers= of {name} takes a dict with text keys, got {short_repr([own], 80)}"
+                )
+            headers.update(own)
+        queue = self._queue(name, options, defaults)
+        properties = {"correlation_id": id, "reply_to": get("reply_to") or Origin.client_id}
+        properties.update((key, value) for key, value in options.items() if key not in _OPTIONS)
+        _check_carried(name, "headers", headers)
+        _check_carried(name, "option", properties)
+        message = Message(
+            id, name, body, headers, queue, self._priority(get("priority", defaults.priority), parent),
+            content_type, encoding, "", queue, properties,
+        )  # fmt: skip
+        now = time.time()
+        if (countdown := get("countdown")) is not None or get("eta") is not None:
+            message.due = self._due(name, countdown, get("eta"), now)
+            eta = get("eta")
+            # A naive eta is sent naive, as Celery does; the worker reads it in its own zone.
+            headers["eta"] = eta.isoformat() if countdown is None else iso(message.due, self.app.conf.zone())
+        if (expires := get("expires", defaults.expires)) is not None:
+            self._expire(message, expires, now)
+        if compression := get("compression") or defaults.compression:
+            self._compress(message, compression)
+        return message
+
+    def _queue(self, name: str, options: Mapping[str, Any], defaults: Defaults) -> str:
+        exchange, key = options.get("exchange"), options.get("routing_key")
+        queue = options.get("queue")
+        if queue is not None and not isinstance(queue, str):
+            queue = getattr(queue, "name", queue)
+        queue = _text(queue, "queue", name)
+        if exchange and not (queue or key):
+            return str(exchange)
+        if exchange and key not in (None, queue, exchange):
+            raise ImproperlyConfigured(
+                f"{name}: exchange={exchange!r} with routing_key={key!r} needs exchanges, which this version "
+                "does not serve; name the queue with queue="
+            )
+        return queue or (key if exchange else None) or defaults.queue
+
+    def _priority(self, priority: Any, parent: Request | None) -> int | None:
+        if priority is None and parent is not None and self.app.conf.task_inherit_parent_priority:
+            info = parent.delivery_info
+            priority = info and info["priority"]
+        if priority is None or (type(priority) is int and 0 <= priority <= 255):
+            return priority
+        raise ValueError(f"priority={priority!r}: expected a whole number from 0 to 9")
+
+    def _due(self, name: str, countdown: Any, eta: Any, now: float) -> float:
+        if countdown is not None:
+            if isinstance(countdown, timedelta):
+                return now + countdown.total_seconds()
+            if isinstance(countdown, (int, float)) and countdown == countdown and abs(countdown) < 1e10:
+                return now + countdown
+            raise ValueError(f"countdown={countdown!r} of {name}: expected seconds")
+        if not isinstance(eta, datetime):
+            raise ValueError(f"eta={eta!r} of {name}: expected a datetime")
+        return eta.timestamp() if eta.tzinfo else eta.replace(tzinfo=self.app.conf.zone()).timestamp()
+
+    def _expire(self, message: Message, expires: Any, now: float) -> None:
+        zone = self.app.conf.zone()
+        if isinstance(expires, timedelta):
+            expires = expires.total_seconds()
+        if isinstance(expires, datetime):
+            aware = expires if expires.tzinfo else expires.replace(tzinfo=zone)
+            message.expires = aware.timestamp()
+            message.headers["expires"] = expires.isoformat()
+        elif isinstance(expires, (int, float)) and expires == expires and abs(expires) < 1e10:
+            message.expires = now + expires
+            message.headers["expires"] = iso(message.expires, zone)
+        else:
+            raise ValueError(f"expires={expires!r} of {message.task}: expected seconds or a datetime")
+        left = message.expires - now
+        if left <= 0:
+            warnings.warn(
+                f"{message.task}[{message.id}] expired {-left:.0f} s before it was sent: it will be revoked",
+                stacklevel=2,
+            )
+        message.properties["expiration"] = str(max(0, int(left * 1000)))
+
+    def _compress(self, message: Message, name: str) -> None:
+        message.body, message.headers["compression"] = serialization.compress(message.body, name)
+
+    def _explain(
+        self, error: EncodeError, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], serializer: str
+    ) -> EncodeError:
+        """The same error with the argument's name and type in it."""
+        task = self.app.tasks.get(name)
+        named: dict[str, Any] = {f"number {place}": value for place, value in enumerate(args, 1)} | dict(
+            kwargs
+        )
+        if task is not None:
+            try:
+                named = dict(task.__signature__.bind_partial(*args, **kwargs).arguments)
+            except TypeError:
+                pass  # keep the numbers
+        for argument, value in named.items():
+            try:
+                serialization.dumps(value, serializer)
+            except EncodeError:
+                kind = type(value).__name__
+                hint = (
+                    f"pass {argument}.pk and load it in the task"
+                    if hasattr(value, "pk")
+                    else ("pass plain data: numbers, text, lists, dicts, dates")
+                )
+                return EncodeError(
+                    f"argument {argument!r} of {name} is a {kind}, which the {serializer} serializer cannot carry "
+                    f"({error}); {hint}"
+                )
+        return error
+
+    # -- retries ---------------------------------------------------------------------------
+
+    def retry_message(
+        self,
+        request: Request,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        countdown: float | None,
+        eta: datetime | None,
+        options: Mapping[str, Any],
+    ) -> Message:
+        """The next attempt at `request`: same id, one retry more, everything else carried on."""
+        old = request.message
+        assert old is not None  # an attempt without a message is called directly
+        task = request.task_object
+        changed = args is not request.args or kwargs is not request.kwargs
+        headers = {
+            key: value for key, value in old.headers.items() if key not in ("redelivered", "x-delivery-count")
+        }
+        headers["retries"] = request.retries + 1
+        headers["parent_id"] = request.id
+        body, content_type, encoding = old.body, old.content_type, old.content_encoding
+        properties = dict(old.properties)
+        overrides: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+        if changed or overrides:
+            links = {
+                "link": request.callbacks, "link_error": request.errbacks,
+                "chain": request.chain, "chord": request.chord,
+            }  # fmt: skip
+            fresh = self._message_with(
+                task.name, args, kwargs,
+                {
+                    "headers": request.headers, "shadow": request.shadow, "root_id": request.root_id,
+                    "group_id": request.group, "group_index": request.group_index,
+                    "time_limit": request.time_limit, "soft_time_limit": request.soft_time_limit,
+                    "queue": old.queue, "priority": old.priority, "ignore_result": request.ignore_result,
+                    "retries": request.retries + 1, "parent_id": request.id, "reply_to": request.reply_to,
+                    **links, **overrides, "task_id": request.id,
+                },
+                self.defaults(task), str(request.id), None,
+            )  # fmt: skip
+            if "expires" not in overrides:
+                fresh.headers["expires"], fresh.expires = old.headers.get("expires"), old.expires
+            fresh.headers["origin"] = old.headers.get("origin")
+            message = fresh
+        else:
+            message = Message(
+                old.id, old.task, body, headers, old.queue, old.priority, content_type, encoding,
+                "", old.queue, properties, None, old.expires,
+            )  # fmt: skip
+        now = time.time()
+        message.due = self._due(task.name, countdown, eta, now)
+        message.headers["eta"] = iso(message.due, self.app.conf.zone())
+        return message
+
+
+def _text(value: Any, option: str, name: str) -> str | None:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise ValueError(f"{option}={value!r} of {name}: expected text that is not empty")
+
+
+def _check_carried(name: str, what: str, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError, RecursionError):
+            raise EncodeError(
+                f"{what} {key!r} of {name} is a {type(value).__name__}, which a message header cannot carry"
+            ) from None

@@ -1,0 +1,688 @@
+"""A delivery in, an outcome out: everything that happens around the user's function.
+
+What happens before (`begin`) and after (`finish`, `fail`) is plain code without I/O, so
+that inline, threads and asyncio differ only in the line that calls the function.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import traceback as traceback_module
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from minicelery import record, signals, states
+from minicelery._state import request_var
+from minicelery.app import unknown_task
+from minicelery.canvas import Signature, as_list
+from minicelery.exceptions import (
+    ContentDisallowed,
+    DecodeError,
+    EncodeError,
+    Ignore,
+    InvalidTaskError,
+    NotRegistered,
+    Reject,
+    Retry,
+    TaskRevokedError,
+    Terminated,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from minicelery.message import Delivery, Message, Outcome, Record, Verdict, decode_body, parse_time
+from minicelery.request import Request
+from minicelery.serialization import accepted
+from minicelery.task import Task, retry_delay
+
+if TYPE_CHECKING:
+    from minicelery.app import Celery
+
+log = logging.getLogger(__name__)
+
+DELAY_WORTH_MOVING = 0.0
+"""Seconds that a task must be early to go back to the broker's delay."""
+
+
+class ExceptionInfo:
+    """What handlers and signals get as `einfo`; its text is the traceback."""
+
+    def __init__(self, error: BaseException, text: str | None = None) -> None:
+        self.exception = error
+        self.type = type(error)
+        self.tb: TracebackType | None = error.__traceback__
+        self.traceback = text if text is not None else format_traceback(error)
+        self.internal = False
+
+    def __str__(self) -> str:
+        return self.traceback
+
+
+def format_traceback(error: BaseException) -> str:
+    """The traceback as text, without minicelery's own frames on top of the user's."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None:
+        if not frames.tb_frame.f_globals.get("__name__", "").startswith("minicelery.worker."):
+            break
+        frames = frames.tb_next
+    try:
+        return "".join(traceback_module.format_exception(type(error), error, frames))
+    except RecursionError:
+        return f"Traceback too deep to show: {type(error).__name__}"
+
+
+class Plan:
+    """What running a task takes, looked up once: its function, limits and handlers."""
+
+    __slots__ = (
+        "acks_late", "after_return", "before_start", "function", "ignore_result", "on_failure", "on_retry",
+        "on_success", "revision", "soft_limit", "store_errors", "task", "time_limit", "track_started", "whole",
+    )  # fmt: skip
+
+    def __init__(self, app: Celery, task: Task[..., Any], limits: tuple[float | None, float | None]) -> None:
+        kind = type(task)
+        self.task = task
+        self.whole = kind.__call__ is not Task.__call__
+        self.function: Callable[..., Any] = task if self.whole else task.run
+        self.ignore_result = bool(task.ignore_result)
+        self.store_errors = bool(task.store_errors_even_if_ignored)
+        self.track_started = bool(task.track_started)
+        self.acks_late = bool(task.acks_late)
+        self.time_limit = task.time_limit if task.time_limit is not None else limits[0]
+        self.soft_limit = task.soft_time_limit if task.soft_time_limit is not None else limits[1]
+        # A handler that nobody has overridden is not called.
+        self.before_start = _overridden(task, "before_start")
+        self.on_success = _overridden(task, "on_success")
+        self.on_retry = _overridden(task, "on_retry")
+        self.on_failure = _overridden(task, "on_failure")
+        self.after_return = _overridden(task, "after_return")
+
+
+def _overridden(task: Task[..., Any], name: str) -> Callable[..., Any] | None:
+    if getattr(type(task), name) is getattr(Task, name) and name not in vars(task):
+        return None
+    handler: Callable[..., Any] = getattr(task, name)
+    return handler
+
+
+class Call:
+    """One attempt that is about to run, or runs."""
+
+    __slots__ = (
+        "args", "began", "delivery", "kwargs", "links", "plan", "request", "running", "soft_limit", "time_limit"
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        plan: Plan,
+        request: Request,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        links: Any,
+    ) -> None:
+        self.delivery = delivery
+        self.plan = plan
+        self.request = request
+        self.args = args
+        self.kwargs = kwargs
+        self.links = links
+        self.time_limit: float | None = plan.time_limit
+        self.soft_limit: float | None = plan.soft_limit
+        self.began = 0.0
+        self.running = False  # the user's code is: the soft limit may raise there
+
+
+class Executor:
+    """Runs deliveries of one app in one process."""
+
+    def __init__(
+        self,
+        app: Celery,
+        hostname: str | None = None,
+        *,
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
+    ) -> None:
+        conf = app.conf
+        self.app = app
+        self.hostname = hostname
+        self.tasks = app.tasks
+        self.zone = conf.zone()
+        self.accept = accepted(conf.accept_content)
+        self.serializer = conf.result_serializer
+        self.ttl = _seconds(conf.result_expires)
+        self.failure_ttl = (
+            _seconds(conf.result_failure_expires) if conf.result_failure_expires is not None else self.ttl
+        )
+        self.extended = conf.result_extended
+        self.delivery_cap = conf.task_delivery_cap
+        self.unregistered = conf.worker_unregistered_task
+        self.limits = (time_limit, soft_time_limit)
+        self.log_results = log.isEnabledFor(logging.INFO)
+        self.keep_results = type(app.backend).__name__ != "DisabledBackend"
+        self._plans: dict[str, Plan] = {}
+        self._rng = random.Random()
+
+    def plan(self, task: Task[..., Any]) -> Plan:
+        """The task's plan; made on its first run."""
+        found = self._plans.get(task.name)
+        if found is None or found.task is not task:
+            found = self._plans[task.name] = Plan(self.app, task, self.limits)
+        return found
+
+    # -- the life of a delivery ------------------------------------------------------------
+
+    def run(self, delivery: Delivery) -> Outcome:
+        """Begin, call, finish or fail: in this thread."""
+        call = self.begin(delivery)
+        if type(call) is Outcome:
+            return call
+        assert type(call) is Call
+        return self.call(call)
+
+    def call(self, call: Call) -> Outcome:
+        """Call the function of a call that has begun; never raises what it raises."""
+        token = request_var.set(call.request)
+        try:
+            try:
+                call.running = True
+                value = call.plan.function(*call.args, **call.kwargs)
+                call.running = False
+            except BaseException as error:
+                call.running = False
+                return self.fail(call, error)
+            return self.finish(call, value)
+        finally:
+            request_var.reset(token)
+
+    def begin(self, delivery: Delivery) -> Call | Outcome:
+        """Decode and check a delivery: a call to make, or at once its outcome."""
+        message = delivery.message
+        headers = message.headers
+        try:
+            if delivery.broken is not None:
+                return self._reject(delivery, delivery.broken)
+            task = self.tasks.get(message.task)
+            if task is None:
+                return self._unknown(delivery)
+            args, kwargs, links = decode_body(message, self.accept)
+            retries = headers.get("retries") or 0
+            if type(retries) is not int:
+                raise InvalidTaskError(f"retries must be a whole number, got {retries!r:.80}")
+            limits = headers.get("timelimit")
+            if limits is not None:
+                _check_limits(limits)
+            plan = self._plans.get(message.task) or self.plan(task)
+            request = Request(task)
+            request.id = message.id
+            request.args = args
+            request.kwargs = kwargs
+            request.links = links
+            request.retries = retries
+            request.message = message
+            request.hostname = self.hostname
+            request.called_directly = False
+            request.redelivered = bool(delivery.deliveries or headers.get("redelivered"))
+            call = Call(delivery, plan, request, args, kwargs, links)
+            if limits is not None:
+                if limits[0]:
+                    call.time_limit = limits[0]
+                if limits[1]:
+                    call.soft_limit = limits[1]
+            if delivery.started:
+                return self.lost(call)
+            if delivery.revoked:
+                return self._revoke(call, "revoked")
+            if (expires := headers.get("expires")) is not None:
+                message.expires = parse_time(expires, "expires", self.zone)
+                if time.time() > message.expires:
+                    return self._revoke(call, "expired")
+            if (eta := headers.get("eta")) is not None:
+                due = parse_time(eta, "eta", self.zone)
+                if due - time.time() > DELAY_WORTH_MOVING:
+                    # Sent where no minicelery worker was known: to the broker's delay with it.
+                    message.due = due
+                    return Outcome(delivery, publish=(message,))
+        except (ContentDisallowed, DecodeError, InvalidTaskError) as error:
+            return self._reject(delivery, f"{type(error).__name__}: {error}", error)
+        except RecursionError as error:
+            return self._reject(delivery, "nested too deeply", DecodeError(str(error)))
+        request.entering = plan.whole
+        if signals.task_prerun.receivers:
+            self._within(
+                call,
+                signals.task_prerun.send,
+                sender=task,
+                task_id=message.id,
+                task=task,
+                args=args,
+                kwargs=kwargs,
+            )
+        if plan.before_start is not None:
+            try:
+                self._within(call, plan.before_start, message.id, args, kwargs)
+            except Exception as error:
+                return self._within(call, self.fail, call, error)
+        call.began = time.monotonic()
+        return call
+
+    def finish(self, call: Call, value: Any) -> Outcome:
+        """The outcome of a function that has returned `value`."""
+        request, plan, message = call.request, call.plan, call.delivery.message
+        try:
+            stored: Record | None = None
+            if self.keep_results and not self._ignored(call):
+                stored = record.encode(
+                    message.id, states.SUCCESS, value, serializer=self.serializer, ttl=self.ttl, zone=self.zone,
+                    children=[child.as_tuple() for child in request.children] if request.children else (),
+                    group_id=message.headers.get("group"), parent_id=message.headers.get("parent_id"),
+                    extra=self._extra(call) if self.extended else None,
+                )  # fmt: skip
+            publish = self._after_success(call, value) if call.links or request.outbox else ()
+        except EncodeError as error:
+            return self.fail(call, error)
+        if plan.on_success is not None:
+            self._guarded(plan.on_success, value, message.id, call.args, call.kwargs)
+        runtime = time.monotonic() - call.began
+        if signals.task_success.receivers:
+            self._guarded(signals.task_success.send, sender=plan.task, result=value)
+        if self.log_results:
+            log.info(
+                "Task %s[%s] succeeded in %.6fs: %s",
+                message.task,
+                message.id,
+                runtime,
+                _shown(value, plan.task),
+            )
+        if plan.after_return is not None or signals.task_postrun.receivers:
+            self._after(call, states.SUCCESS, value, None)
+        return Outcome(call.delivery, Verdict.ACK, stored, publish)
+
+    def fail(self, call: Call, error: BaseException) -> Outcome:
+        """The outcome of a function that has raised `error`: a retry, an end of its own, or failure."""
+        if isinstance(error, Ignore):
+            self._after(call, states.IGNORED, error, None)
+            return Outcome(call.delivery, publish=tuple(call.request.outbox))
+        if isinstance(error, Reject):
+            return self._reject_by_task(call, error)
+        if not isinstance(error, Retry):
+            error = self._retried(call, error)
+        if isinstance(error, Retry):
+            return self._retry(call, error)
+        return self._failure(call, error)
+
+    def _retried(self, call: Call, error: BaseException) -> BaseException:
+        """What `autoretry_for` makes of `error`: a Retry, the error, or what ends the retries."""
+        task = call.plan.task
+        if not task.autoretry_for or not isinstance(error, task.autoretry_for):
+            return error
+        if isinstance(error, task.dont_autoretry_for or ()):
+            return error
+        options = dict(task.retry_kwargs)
+        if task.retry_backoff:
+            options["countdown"] = retry_delay(
+                call.request.retries,
+                float(task.retry_backoff),
+                task.retry_backoff_max,
+                task.retry_jitter,
+                self._rng,
+            )
+        try:
+            return self._within(call, task.retry, exc=error, throw=False, **options)  # type: ignore[no-any-return]
+        except BaseException as final:  # the limit is reached, or the retry can't be sent
+            return final
+
+    def _retry(self, call: Call, retry: Retry) -> Outcome:
+        request, plan, message = call.request, call.plan, call.delivery.message
+        cause = retry.exc
+        einfo = ExceptionInfo(retry)
+        stored = None
+        if self.keep_results and not self._ignored(call):
+            stored = self._encode(
+                call,
+                states.RETRY,
+                None if cause is None else record.exception_document(cause),
+                einfo.traceback,
+            )
+        if plan.on_retry is not None:
+            self._guarded(plan.on_retry, cause or retry, message.id, call.args, call.kwargs, einfo)
+        if signals.task_retry.receivers:
+            self._guarded(
+                signals.task_retry.send, sender=plan.task, request=request, reason=retry, einfo=einfo
+            )
+        limit = plan.task.max_retries
+        log.info(
+            "Task %s[%s] retry %d/%s %s: %s", message.task, message.id, request.retries + 1,
+            "∞" if limit is None else limit, retry.humanize(), retry.excs or "asked for",
+        )  # fmt: skip
+        self._after(call, states.RETRY, retry, einfo)
+        return Outcome(call.delivery, Verdict.ACK, stored, tuple(request.outbox))
+
+    def _failure(self, call: Call, error: BaseException, verdict: Verdict = Verdict.ACK) -> Outcome:
+        request, plan, message = call.request, call.plan, call.delivery.message
+        task = plan.task
+        einfo = ExceptionInfo(error)
+        stored = None
+        if self.keep_results and (not self._ignored(call) or plan.store_errors):
+            stored = self._encode(call, states.FAILURE, record.exception_document(error), einfo.traceback)
+        publish = [*request.outbox, *self._errbacks(call, error, einfo)]
+        if plan.on_failure is not None:
+            self._guarded(plan.on_failure, error, message.id, call.args, call.kwargs, einfo)
+        if signals.task_failure.receivers:
+            self._guarded(
+                signals.task_failure.send, sender=task, task_id=message.id, exception=error, args=call.args,
+                kwargs=call.kwargs, traceback=error.__traceback__, einfo=einfo,
+            )  # fmt: skip
+        if isinstance(error, task.throws):
+            log.info("Task %s[%s] raised expected: %r", message.task, message.id, error)
+        else:
+            log.error(
+                "Task %s[%s] raised unexpected: %r\n%s",
+                message.task,
+                message.id,
+                error,
+                einfo.traceback.rstrip(),
+            )
+        self._after(call, states.FAILURE, error, einfo)
+        if verdict is Verdict.ACK and self._rejects(call, error):
+            verdict = Verdict.REJECT
+        return Outcome(call.delivery, verdict, stored, publish, reason=repr(error)[:500])
+
+    def _rejects(self, call: Call, error: BaseException) -> bool:
+        """Whether a failed late-ack task goes to the dead letters: `acks_on_failure` and kin are off."""
+        task = call.plan.task
+        if not call.plan.acks_late:
+            return False
+        own = task.acks_on_timeout if isinstance(error, TimeLimitExceeded) else task.acks_on_failure
+        acked = task.acks_on_failure_or_timeout if own is None else own
+        return acked is False
+
+    # -- ends without a run ----------------------------------------------------------------
+
+    def lost(self, call: Call) -> Outcome:
+        """The outcome of a delivery whose run somebody else had begun and did not end.
+
+        `delivery.reason` says how the run ended; None means that worker, machine or
+        connection were lost with it.
+        """
+        delivery, plan = call.delivery, call.plan
+        reason = delivery.reason
+        message = delivery.message
+        if reason is not None and reason.startswith("time limit"):
+            seconds = call.time_limit or 0
+            if not self._rejects(call, TimeLimitExceeded(seconds)):
+                return self._failure(call, TimeLimitExceeded(seconds))
+            return self._again(call, TimeLimitExceeded(seconds))
+        terminated = reason is not None and reason.startswith("terminated")
+        error: Exception = (
+            Terminated(reason) if terminated else WorkerLostError(reason or "the worker running it was lost")
+        )
+        task = plan.task
+        if task.retry_on_worker_lost and not terminated:
+            try:
+                self._within(call, task.retry, exc=error, throw=False, countdown=0)
+                return self._retry(call, Retry(exc=error, when=0))
+            except Exception as final:
+                return self._failure(call, final)
+        if plan.acks_late and (reason is None or terminated or task.reject_on_worker_lost):
+            return self._again(call, error)
+        log.error("Task %s[%s] is lost: %s", message.task, message.id, error)
+        return self._failure(call, error)
+
+    def _again(self, call: Call, error: Exception) -> Outcome:
+        """Back to the front of its queue, up to the delivery cap."""
+        delivery = call.delivery
+        delivery.deliveries += 1
+        message = delivery.message
+        if delivery.deliveries >= self.delivery_cap:
+            log.error(
+                "Task %s[%s] died %d times and goes to the dead letters of %r: %s",
+                message.task, message.id, delivery.deliveries, message.queue, error,
+            )  # fmt: skip
+            return self._failure(call, error, Verdict.REJECT)
+        log.warning(
+            "Task %s[%s] runs again (%d of %d): %s",
+            message.task, message.id, delivery.deliveries + 1, self.delivery_cap, error,
+        )  # fmt: skip
+        return Outcome(delivery, Verdict.REQUEUE)
+
+    def terminated(self, call: Call, reason: str) -> Outcome:
+        """The outcome of a running call that a cold shutdown stops."""
+        call.delivery.started = True
+        call.delivery.reason = f"terminated: {reason}"
+        if call.plan.acks_late:
+            # Stopped on purpose: the run does not count against the task.
+            call.delivery.message.headers["redelivered"] = True
+            return Outcome(call.delivery, Verdict.REQUEUE)
+        return self.lost(call)
+
+    def timed_out(self, call: Call) -> Outcome:
+        """The outcome of a running call that has passed its hard limit."""
+        message = call.delivery.message
+        log.error("Hard time limit (%ss) exceeded for %s[%s]", call.time_limit, message.task, message.id)
+        return self._failure(call, TimeLimitExceeded(call.time_limit))
+
+    def started(self, call: Call) -> Record | None:
+        """The STARTED record of a running call, where it is tracked."""
+        if not (call.plan.track_started and self.keep_results) or self._ignored(call):
+            return None
+        import os
+
+        return self._encode(call, states.STARTED, {"pid": os.getpid(), "hostname": self.hostname}, None)
+
+    def _revoke(self, call: Call, why: str) -> Outcome:
+        message = call.delivery.message
+        error = TaskRevokedError(why)
+        stored = None
+        if self.keep_results and not self._ignored(call):
+            stored = self._encode(call, states.REVOKED, record.exception_document(error), None)
+        if signals.task_revoked.receivers:
+            self._guarded(
+                signals.task_revoked.send, sender=call.plan.task, request=call.request, terminated=False,
+                signum=None, expired=why == "expired",
+            )  # fmt: skip
+        log.info("Task %s[%s] %s: not run", message.task, message.id, why)
+        return Outcome(call.delivery, Verdict.ACK, stored)
+
+    def _reject_by_task(self, call: Call, error: Reject) -> Outcome:
+        message = call.delivery.message
+        self._after(call, states.REJECTED, error, None)
+        if signals.task_rejected.receivers:
+            self._guarded(signals.task_rejected.send, sender=call.plan.task, message=message, exc=error)
+        if error.requeue:
+            log.info(
+                "Task %s[%s] rejected, back to %s: %s", message.task, message.id, message.queue, error.reason
+            )
+            message.due = None
+            message.headers["redelivered"] = True
+            return Outcome(call.delivery, publish=(message,))  # to the end of the line, as Celery does
+        log.warning("Task %s[%s] rejected: %s", message.task, message.id, error.reason)
+        stored = None
+        if self.keep_results and not self._ignored(call):
+            stored = self._encode(call, states.FAILURE, record.exception_document(error), None)
+        return Outcome(call.delivery, Verdict.REJECT, stored, reason=f"rejected by the task: {error.reason}")
+
+    def _reject(self, delivery: Delivery, reason: str, error: BaseException | None = None) -> Outcome:
+        """A message that is no task call: kept with the dead letters, and recorded where it has an id."""
+        message = delivery.message
+        log.error(
+            "Rejected a message of queue %r (task %s[%s]): %s; kept in the queue's dead letters",
+            message.queue, message.task or "?", message.id or "?", reason,
+        )  # fmt: skip
+        if signals.task_rejected.receivers:
+            self._guarded(signals.task_rejected.send, sender=self, message=message, exc=error)
+        return Outcome(
+            delivery,
+            Verdict.REJECT,
+            self._plain_failure(message, error or DecodeError(reason)),
+            reason=reason,
+        )
+
+    def _unknown(self, delivery: Delivery) -> Outcome:
+        message = delivery.message
+        error = NotRegistered(message.task)
+        text = unknown_task(message.task, self.tasks)
+        log.error("Task [%s] of queue %r: %s", message.id, message.queue, text)
+        if signals.task_unknown.receivers:
+            self._guarded(
+                signals.task_unknown.send,
+                sender=self,
+                message=message,
+                exc=error,
+                name=message.task,
+                id=message.id,
+            )
+        if self.unregistered == "requeue":
+            # Some other worker, or this one after its update, may know it.
+            delivery.deliveries += 1
+            if delivery.deliveries < self.delivery_cap * 10:
+                message.headers["x-delivery-count"] = delivery.deliveries
+                message.due = time.time() + 5.0
+                return Outcome(delivery, publish=(message,))
+        verdict = Verdict.ACK if self.unregistered == "discard" else Verdict.REJECT
+        return Outcome(delivery, verdict, self._plain_failure(message, error), reason=text)
+
+    def _plain_failure(self, message: Message, error: BaseException) -> Record | None:
+        if not self.keep_results or not message.id or message.headers.get("ignore_result") is True:
+            return None
+        document = record.exception_document(error)
+        return record.encode(
+            message.id,
+            states.FAILURE,
+            document,
+            serializer=self.serializer,
+            ttl=self.failure_ttl,
+            zone=self.zone,
+        )
+
+    # -- parts -----------------------------------------------------------------------------
+
+    def _ignored(self, call: Call) -> bool:
+        asked = call.delivery.message.headers.get("ignore_result")
+        return call.plan.ignore_result if asked is None else bool(asked)
+
+    def _encode(self, call: Call, state: str, value: Any, traceback: str | None) -> Record:
+        request, headers = call.request, call.delivery.message.headers
+        ttl = self.failure_ttl if state == states.FAILURE else self.ttl
+        try:
+            return record.encode(
+                call.delivery.message.id, state, value, serializer=self.serializer, ttl=ttl, zone=self.zone,
+                traceback=traceback, children=[child.as_tuple() for child in request.children],
+                group_id=headers.get("group"), parent_id=headers.get("parent_id"),
+                extra=self._extra(call) if self.extended else None,
+            )  # fmt: skip
+        except EncodeError as error:
+            return record.encode(
+                call.delivery.message.id, state, record.exception_document(error), serializer=self.serializer,
+                ttl=ttl, zone=self.zone, traceback=traceback,
+            )  # fmt: skip
+
+    def _extra(self, call: Call) -> dict[str, Any]:
+        message = call.delivery.message
+        return {
+            "name": message.task, "args": call.args, "kwargs": call.kwargs, "worker": self.hostname,
+            "retries": call.request.retries, "queue": message.queue,
+        }  # fmt: skip
+
+    def _after_success(self, call: Call, value: Any) -> Sequence[Message]:
+        publish = list(call.request.outbox)
+        for callback in as_list(call.links.get("callbacks")):
+            publish.append(self._link(call, callback, (value,)))
+        if chain := call.links.get("chain"):
+            step, rest = chain[-1], chain[:-1]
+            publish.append(self._link(call, step, (value,), chain=rest))
+        if call.links.get("chord") is not None:
+            raise EncodeError("chords are not part of this version: the part's body can't be called")
+        return publish
+
+    def _errbacks(self, call: Call, error: BaseException, einfo: ExceptionInfo) -> list[Message]:
+        """Messages of the errbacks to send; those that want the exception itself are called here."""
+        messages = []
+        for errback in as_list(call.links.get("errbacks")):
+            try:
+                task = self.tasks.get(Signature(errback).task)
+                if task is not None and task._positional_range[0] != 1 and not getattr(task, "bound", False):
+                    self._within(call, task.run, call.request, error, einfo)
+                else:
+                    messages.append(self._link(call, errback, (call.delivery.message.id,)))
+            except Exception:
+                log.exception(
+                    "An errback of task %s[%s] failed", call.delivery.message.task, call.delivery.message.id
+                )
+        return messages
+
+    def _link(self, call: Call, signature: Any, args: tuple[Any, ...], **options: Any) -> Message:
+        """The message of a linked call, a child of this one."""
+        found = Signature(signature)
+        if found.get("subtask_type") not in (None, "") or found.task.startswith("celery."):
+            raise EncodeError(
+                f"{found.task} signatures are not part of this version: {found!r} can't be called"
+            )
+        new_args, new_kwargs, merged = found.merged(args, None, **options)
+        message = call.delivery.message
+        merged.setdefault("root_id", call.request.root_id)
+        merged.setdefault("parent_id", message.id)
+        sender = self.app._sender
+        task = self.tasks.get(found.task)
+        built = sender.message(found.task, new_args, new_kwargs, merged, sender.defaults(task), _fresh_id())
+        call.request.children.append(self.app.AsyncResult(built.id))
+        return built
+
+    def _within(self, call: Call, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        token = request_var.set(call.request)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            request_var.reset(token)
+
+    def _guarded(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """A handler's own failure is logged and changes nothing."""
+        try:
+            function(*args, **kwargs)
+        except Exception:
+            log.exception("%s failed", getattr(function, "__qualname__", function))
+
+    def _after(self, call: Call, state: str, value: Any, einfo: ExceptionInfo | None) -> None:
+        plan, id = call.plan, call.delivery.message.id
+        if plan.after_return is not None:
+            self._guarded(plan.after_return, state, value, id, call.args, call.kwargs, einfo)
+        if signals.task_postrun.receivers:
+            self._guarded(
+                signals.task_postrun.send, sender=plan.task, task_id=id, task=plan.task, args=call.args,
+                kwargs=call.kwargs, retval=value, state=state,
+            )  # fmt: skip
+
+
+def _fresh_id() -> str:
+    from minicelery.message import new_id
+
+    return new_id()
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None:
+        return None
+    seconds = value.total_seconds() if hasattr(value, "total_seconds") else float(value)
+    return seconds or None
+
+
+def _check_limits(limits: Any) -> None:
+    if (
+        not isinstance(limits, (list, tuple))
+        or len(limits) != 2
+        or not all(limit is None or (isinstance(limit, (int, float)) and limit >= 0) for limit in limits)
+    ):
+        raise InvalidTaskError(f"timelimit must be [hard, soft] in seconds, got {limits!r:.80}")
+
+
+def _shown(value: Any, task: Task[..., Any]) -> str:
+    if value is None or type(value) in (int, float, bool):
+        return repr(value)
+    try:
+        text = repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
+    return text if len(text) <= task.resultrepr_maxsize else text[: task.resultrepr_maxsize] + "..."

@@ -1,0 +1,424 @@
+"""A child's one loop, and its one thread.
+
+The `Loop` fetches, runs and settles.  The `Keeper` does meanwhile what must not wait for a
+slow task: hand in finished outcomes, give unstarted deliveries back, mark the running one
+as started, renew the lease, enforce the hard limit, and hear the parent's orders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import select
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from minicelery.broker import Consumer
+from minicelery.exceptions import BackendError, OperationalError, SoftTimeLimitExceeded
+from minicelery.message import Delivery, Outcome, Verdict
+from minicelery.worker.executor import Call, Executor
+
+if TYPE_CHECKING:
+    from minicelery.worker.board import Board, Slot
+
+log = logging.getLogger(__name__)
+
+BATCH = 16
+BATCH_SECONDS = 0.02  # a batch is at most this much work
+TICK = 0.02
+IDLE_WAIT = 1.0
+LINGER = 0.5  # the keeper goes on ticking this long after the last task
+STUCK = 0.5  # unstarted deliveries are given back now, whether or not a sibling is idle
+RENEW = 4.0
+SLOWEST_RECONNECT = 1.0
+
+STOP = b"s"
+QUIT = b"q"
+
+
+class Loop:
+    """Fetch, run, settle, in the main thread of a child."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        executor: Executor,
+        board: Board,
+        slot: Slot,
+        orders: int,
+        *,
+        batch: int = BATCH,
+        max_tasks: int | None = None,
+        max_memory: int | None = None,
+        enforce_hard_limit: bool = True,
+    ) -> None:
+        self.consumer = consumer
+        self.executor = executor
+        self.board = board
+        self.slot = slot
+        self.batch = batch
+        self.max_tasks = max_tasks
+        self.max_memory = max_memory
+        self.enforce_hard_limit = enforce_hard_limit
+        self.lock = threading.Lock()  # around the consumer
+        self.waiting: deque[Delivery] = deque()  # popping is owning: the loop left, the keeper right
+        self.done: deque[Outcome] = deque()
+        self.done_since = 0.0
+        self.unsettled: list[Outcome] = []  # handed to a swap that has not succeeded yet
+        self.current: Call | None = None
+        self.began = 0.0  # of the running delivery; 0 while none runs
+        self.last_busy = 0.0
+        self.stopping = threading.Event()
+        self.pace = BATCH_SECONDS  # seconds a task takes, averaged: one is fetched at first
+        self._name = consumer.name
+        self._armed = False
+        self._outage = 0
+        self.keeper = Keeper(self, orders)
+
+    def run(self) -> None:
+        """Work until ordered to stop, or until this child has done its share."""
+        signal.signal(signal.SIGALRM, self._soft_limit)
+        self.keeper.start()
+        try:
+            while not self.stopping.is_set() and not self._worn_out():
+                fresh = self._swap(self._room(), IDLE_WAIT)
+                if fresh:
+                    self.slot.clear_journal()
+                    self.waiting.extend(fresh)
+                    self._work()
+            self._settle_all()
+        finally:
+            self.keeper.stop()
+            with self.lock:
+                self.consumer.close()
+
+    def _room(self) -> int:
+        """How many to fetch: as many as make `BATCH_SECONDS` of work."""
+        return max(1, min(self.batch, int(BATCH_SECONDS / self.pace), self._share()))
+
+    def _share(self) -> int:
+        return self.batch if self.max_tasks is None else self.max_tasks - self.slot.processed
+
+    def _worn_out(self) -> bool:
+        if self.max_tasks is not None and self.slot.processed >= self.max_tasks:
+            return True
+        return self.max_memory is not None and resident_kib() > self.max_memory
+
+    # -- running ---------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        waiting = self.waiting
+        self.last_busy = time.monotonic()
+        self.keeper.unpark()
+        while True:
+            try:
+                delivery = waiting.popleft()
+            except IndexError:  # done, or the keeper has given the rest back
+                return
+            if self.stopping.is_set():
+                waiting.appendleft(delivery)
+                self.give_back()
+                return
+            suspect = delivery.deliveries > 0
+            if suspect and self.done:
+                # A run of it has died before: if it does so again, nothing else goes with it.
+                self._swap(0, 0)
+            took = self._run(delivery)
+            self.pace += (took - self.pace) * 0.2
+            if suspect:
+                self._swap(0, 0)
+            elif took > BATCH_SECONDS:
+                self.pace = max(self.pace, took)
+                self.give_back()
+
+    def give_back(self) -> None:
+        """Let go of all that has not begun, the last one first: each goes to the queue's front."""
+        while True:
+            try:
+                delivery = self.waiting.pop()
+            except IndexError:
+                return
+            self._finish(Outcome(delivery, Verdict.REQUEUE))
+
+    def _run(self, delivery: Delivery) -> float:
+        """Run one delivery; the seconds it took."""
+        began = self.began = time.monotonic()
+        slot, executor = self.slot, self.executor
+        slot.write(delivery.receipt, began)
+        call = executor.begin(delivery)
+        if type(call) is Outcome:
+            outcome = call
+        else:
+            assert type(call) is Call
+            self.current = call
+            if call.time_limit is not None and self.enforce_hard_limit:
+                slot.write(delivery.receipt, began, began + call.time_limit)
+            if call.soft_limit is not None:
+                self._armed = True
+                signal.setitimer(signal.ITIMER_REAL, call.soft_limit)
+            outcome = executor.call(call)
+            if self._armed:
+                self._armed = False
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            self.current = None
+        slot.processed += 1
+        now = time.monotonic()
+        self.last_busy = now
+        self._finish(outcome)
+        if self.waiting and not slot.note(outcome):
+            self._swap(0, 0)
+        self.began = 0.0
+        slot.write(delivery.receipt, 0.0)
+        return now - began
+
+    def _finish(self, outcome: Outcome) -> None:
+        if not self.done:
+            self.done_since = time.monotonic()
+        self.done.append(outcome)
+
+    def _soft_limit(self, *_: object) -> None:
+        call = self.current
+        if call is not None and call.running:
+            log.warning(
+                "Soft time limit (%ss) exceeded for %s[%s]",
+                call.soft_limit, call.delivery.message.task, call.delivery.message.id,
+            )  # fmt: skip
+            raise SoftTimeLimitExceeded()
+
+    # -- settling --------------------------------------------------------------------------
+
+    def _swap(self, want: int, wait: float) -> list[Delivery]:
+        """One swap; on failure a pause, with everything kept for the next."""
+        try:
+            with self.lock:
+                fresh = self.swap_locked(want, wait)
+        except (OperationalError, BackendError) as error:
+            self._pause(error)
+            return []
+        if self._outage:
+            log.warning("The broker is back")
+            self._outage = 0
+        return fresh
+
+    def swap_locked(self, want: int, wait: float) -> list[Delivery]:
+        """Settle everything that is done, and fetch; the caller holds the lock."""
+        done = self.done
+        while True:
+            try:
+                self.unsettled.append(done.popleft())
+            except IndexError:
+                break
+        consumer = self.consumer
+        try:
+            fresh = consumer.swap(self.unsettled, want, wait)
+        finally:
+            self.note_name()
+        if self.unsettled:
+            self.unsettled = []
+        return fresh
+
+    def note_name(self) -> None:
+        """Put the consumer's name on the board where a lost connection has changed it."""
+        name = self.consumer.name
+        if name is not self._name:
+            self._name = name
+            suffix = name.rpartition("~")[2]
+            self.slot.generation = int(suffix) if suffix.isdigit() else 0
+            self.slot.write(self.slot.read().receipt, self.began)
+
+    def _pause(self, error: Exception) -> None:
+        if self._outage % 30 == 0:
+            log.error("%s; trying again until it is back", error)
+        ceiling = min(SLOWEST_RECONNECT, 0.05 * 2 ** min(self._outage, 5))
+        self._outage += 1
+        self.stopping.wait(random.uniform(ceiling / 2, ceiling))
+
+    def _settle_all(self) -> None:
+        """Settle what is left, for as long as the broker's lease would last."""
+        self.give_back()
+        end = time.monotonic() + 10.0
+        while True:
+            try:
+                with self.lock:
+                    self.swap_locked(0, 0)
+                return
+            except (OperationalError, BackendError) as error:
+                if time.monotonic() > end:
+                    log.error("%d outcomes could not be settled: %s", len(self.unsettled), error)
+                    return
+                time.sleep(0.2)
+
+
+class Keeper(threading.Thread):
+    """The thread that looks after a loop while its main thread is busy."""
+
+    def __init__(self, loop: Loop, orders: int) -> None:
+        super().__init__(name="minicelery-keeper", daemon=True)
+        self.loop = loop
+        self.orders = orders
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        os.set_blocking(self._read, False)
+        self.parked = True
+        self._stopped = False
+        self._marked: Call | None = None
+        self._renewed = time.monotonic()
+
+    def unpark(self) -> None:
+        """Begin to tick; from the loop, when it begins to work."""
+        if self.parked:
+            self.parked = False
+            os.write(self._write, b"u")
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped = True
+        with contextlib.suppress(OSError):
+            os.write(self._write, b"x")
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join(2.0)
+
+    def run(self) -> None:
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        poll.register(self.orders, select.POLLIN)
+        while not self._stopped:
+            ready = poll.poll(None if self.parked else TICK * 1000)
+            for fd, _ in ready:
+                if fd == self._read:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._read, 4096)
+                elif not self._hear():
+                    poll.unregister(self.orders)
+            if self._stopped:
+                return
+            try:
+                self._tick()
+            except (OperationalError, BackendError) as error:
+                log.debug("keeper: %s", error)  # the loop reports outages, and adopts after them
+            except Exception:
+                log.exception("keeper")
+            if not self.loop.began and time.monotonic() - self.loop.last_busy > LINGER:
+                self.parked = True
+                if self.loop.began or self.loop.done:
+                    self.parked = False
+
+    # -- ticking ---------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        loop, now = self.loop, time.monotonic()
+        began, call = loop.began, loop.current
+        if loop.done and now - loop.done_since > TICK and began:
+            self._locked(lambda: loop.swap_locked(0, 0))
+        running = now - began if began else 0.0
+        if running > TICK and loop.waiting and (running > STUCK or loop.board.idle(but=loop.slot)):
+            self._give_back()
+        if call is not None and running > TICK and call is not self._marked:
+            self._mark(call)
+        if began and now - self._renewed > RENEW:
+            self._locked(lambda: loop.consumer.extend(()))
+            self._renewed = now
+        limit = None if call is None else call.time_limit
+        if limit is not None and running > limit and loop.enforce_hard_limit:
+            self._enforce(call)
+
+    def _locked(self, act: Callable[[], Any], patience: float = 0.5) -> bool:
+        if not self.loop.lock.acquire(timeout=patience):
+            return False
+        try:
+            act()
+        finally:
+            self.loop.note_name()
+            self.loop.lock.release()
+        return True
+
+    def _give_back(self) -> None:
+        self.loop.give_back()
+        self._locked(lambda: self.loop.swap_locked(0, 0))
+
+    def _mark(self, call: Call) -> None:
+        """Mark the running delivery as started, and store STARTED with the same trip."""
+        loop = self.loop
+
+        def mark() -> None:
+            if loop.current is not call:
+                return
+            with call.request.state_lock:
+                record = None if call.request.reported else loop.executor.started(call)
+                loop.consumer.extend([call.delivery], [record] if record else ())
+
+        if self._locked(mark):
+            self._marked = call
+
+    def _enforce(self, call: Call | None) -> None:
+        """The hard limit has passed: settle the outcome and end this process."""
+        loop = self.loop
+
+        def end() -> None:
+            if call is None or loop.current is not call:
+                return  # it has just ended by itself
+            loop.done.append(loop.executor.timed_out(call))
+            self._leave()
+
+        self._locked(end)
+
+    def _leave(self, code: int = 0) -> None:
+        """Settle what is done and exit, the main thread being where it is; the caller holds the lock."""
+        loop = self.loop
+        loop.give_back()
+        try:
+            loop.swap_locked(0, 0)
+        except (OperationalError, BackendError) as error:
+            log.error("could not settle before leaving: %s", error)
+            os._exit(70)  # the parent has the agent settle it
+        with contextlib.suppress(Exception):
+            logging.shutdown()
+        os._exit(code)
+
+    # -- orders ----------------------------------------------------------------------------
+
+    def _hear(self) -> bool:
+        """Obey the parent; False when it is gone."""
+        loop = self.loop
+        order = os.read(self.orders, 1)
+        if order == QUIT:
+            self._quit()
+            return True
+        # The parent's death is an order to stop as well.
+        loop.stopping.set()
+        loop.consumer.wake()
+        if loop.waiting and loop.began:
+            with contextlib.suppress(OperationalError, BackendError):
+                self._give_back()
+        return order != b""
+
+    def _quit(self) -> None:
+        loop = self.loop
+        loop.stopping.set()
+        loop.consumer.wake()
+
+        def leave() -> None:
+            call = loop.current
+            if call is not None:
+                loop.done.append(loop.executor.terminated(call, "cold shutdown"))
+            self._leave()
+
+        if not self._locked(leave, 1.0):
+            os._exit(71)
+
+
+def resident_kib() -> int:
+    """This process's resident memory in KiB."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * (os.sysconf("SC_PAGE_SIZE") // 1024)
+    except (OSError, ValueError, IndexError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
