@@ -69,13 +69,14 @@ class Proxy(Generic[T]):
 
     __slots__ = ("__weakref__", "_find")
 
-    def __init__(self, find: Callable[[], T]) -> None:
+    def __init__(self, find: Callable[[], Any]) -> None:
         object.__setattr__(self, "_find", find)
 
     def _get_current_object(self) -> T:
-        return self._find()
+        found: T = self._find()
+        return found
 
-    @property  # type: ignore[override]  # isinstance(proxy, Celery) holds
+    @property  # type: ignore[misc]  # isinstance(proxy, Celery) holds
     def __class__(self) -> Any:
         return self._find().__class__
 
@@ -89,7 +90,7 @@ class Proxy(Generic[T]):
         delattr(self._find(), name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._find()(*args, **kwargs)  # type: ignore[operator]  # T may be callable
+        return self._find()(*args, **kwargs)
 
     def __repr__(self) -> str:
         return repr(self._find())
@@ -98,7 +99,7 @@ class Proxy(Generic[T]):
         return bool(self._find())
 
     def __eq__(self, other: object) -> bool:
-        return self._find() == (other._find() if type(other) is Proxy else other)
+        return bool(self._find() == (other._find() if type(other) is Proxy else other))
 
     def __hash__(self) -> int:
         return hash(self._find())

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import os
 import sys
 import threading
-import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from minicelery import _state, record, signals, states
 from minicelery._state import Proxy
 from minicelery.broker import Backend, Broker, open_backend, open_broker
 from minicelery.broker.url import mask_url
-from minicelery.exceptions import DuplicateTaskNameWarning, NotRegistered, OperationalError, TaskRevokedError
+from minicelery.exceptions import OperationalError, TaskRevokedError
 from minicelery.message import Message
+from minicelery.modules import calling_directory, django_packages, import_related
+from minicelery.registry import TaskRegistry, task_from_function
 from minicelery.result import AsyncResult, DisabledBackend, EagerResult
 from minicelery.sending import Sender
 from minicelery.settings import Settings, read_config, read_envvar
-from minicelery.task import Task
+from minicelery.task import Task as PlainTask
 
 if TYPE_CHECKING:
-    import types
     from typing import ParamSpec
 
     from minicelery.canvas import Signature
@@ -38,37 +36,6 @@ R = TypeVar("R")
 REVOKED_FOR = 86400.0
 """Seconds for which the order not to run a task is kept."""
 DEFAULT_BROKER = "amqp://"
-
-
-class TaskRegistry(dict[str, Task[..., Any]]):
-    """Task name -> task; a missing name is answered with the nearest ones."""
-
-    def __missing__(self, name: str) -> Task[..., Any]:
-        raise NotRegistered(unknown_task(name, self))
-
-    def register(self, task: Task[..., Any]) -> None:
-        """Add `task` under its name."""
-        self[task.name] = task
-
-    def unregister(self, task: str | Task[..., Any]) -> None:
-        """Remove a task, or the task of that name.  Raises NotRegistered."""
-        name = task if isinstance(task, str) else task.name
-        if name not in self:
-            raise NotRegistered(unknown_task(name, self))
-        del self[name]
-
-
-def unknown_task(name: str, known: Mapping[str, Any]) -> str:
-    """One line about a task name that is not registered, with the nearest ones that are."""
-    import difflib
-
-    near = difflib.get_close_matches(name, known, 3, 0.5)
-    hint = (
-        f"did you mean {' or '.join(map(repr, near))}?"
-        if near
-        else ("import its module in the worker (include=, imports, --include or autodiscover_tasks)")
-    )
-    return f"no task named {name!r} is registered; {hint}"
 
 
 class Celery:
@@ -90,7 +57,7 @@ class Celery:
         config_source: Any = None,
         namespace: str | None = None,
         set_as_current: bool = True,
-        task_cls: type[Task[..., Any]] | str | None = None,
+        task_cls: type[PlainTask[..., Any]] | str | None = None,
         autofinalize: bool = True,
         strict_typing: bool = True,
         strict_config: bool = False,
@@ -102,8 +69,8 @@ class Celery:
         self.autofinalize = autofinalize
         self.strict_typing = strict_typing
         self._registry = tasks if tasks is not None else TaskRegistry()
-        self._task_class: Any = task_cls or Task
-        self._settings: Settings | None = None
+        self._task_class: Any = task_cls or PlainTask
+        self._settings: Settings | None = None  # read directly where a call more would show
         self._strict = strict_config
         self._sources: list[tuple[Any, str | None, bool]] = []
         if config_source is not None:
@@ -113,13 +80,13 @@ class Celery:
             if value is not None:
                 self._given[key] = (value,) if key == "include" and isinstance(value, str) else value
         self._autodiscover: list[tuple[Any, str | None]] = []
-        self._pending: list[Task[..., Any]] = []  # declared without a base: they follow `app.Task`
+        self._pending: list[PlainTask[..., Any]] = []  # declared without a base: they follow `app.Task`
         self._lock = threading.RLock()
         self._broker: Broker | None = None
         self._backend: Backend | DisabledBackend | None = None
         self._sender = Sender(self)
         self._executor: Any = None
-        self._home = _calling_directory()
+        self._home = calling_directory()
         self.on_configure = signals.Signal("app.on_configure")
         self.on_after_configure = signals.Signal("app.on_after_configure")
         self.on_after_finalize = signals.Signal("app.on_after_finalize")
@@ -134,7 +101,8 @@ class Celery:
         """The settings; sources given by name are imported on first use."""
         if self._settings is None:
             self._configure()
-        return self._settings  # type: ignore[return-value]  # set by _configure
+        assert self._settings is not None
+        return self._settings
 
     @conf.setter
     def conf(self, values: Mapping[str, Any]) -> None:
@@ -184,7 +152,7 @@ class Celery:
     # -- tasks -----------------------------------------------------------------------------
 
     @property
-    def Task(self) -> type[Task[..., Any]]:  # noqa: N802 - Celery's name
+    def Task(self) -> type[PlainTask[..., Any]]:  # noqa: N802 - Celery's name
         """The base of this app's tasks; assign a subclass of it to change all of them."""
         base = self._task_class
         if isinstance(base, str):
@@ -195,17 +163,17 @@ class Celery:
                 base.__name__, (base,), {"app": self, "__module__": base.__module__, "abstract": True}
             )
         self._task_class = base
-        found: type[Task[..., Any]] = base
+        found: type[PlainTask[..., Any]] = base
         return found
 
     @Task.setter
-    def Task(self, base: type[Task[..., Any]]) -> None:  # noqa: N802
+    def Task(self, base: type[PlainTask[..., Any]]) -> None:  # noqa: N802
         self._task_class = base
 
     @overload
-    def task(self, fun: Callable[P, R], /) -> Task[P, R]: ...
+    def task(self, fun: Callable[P, R], /) -> PlainTask[P, R]: ...
     @overload
-    def task(self, /, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+    def task(self, /, **options: Any) -> Callable[[Callable[P, R]], PlainTask[P, R]]: ...
     def task(self, fun: Any = None, /, **options: Any) -> Any:
         """Make a function a task of this app: `@app.task` or `@app.task(name=…, bind=True, …)`.
 
@@ -217,59 +185,14 @@ class Celery:
         if not callable(fun):
             raise TypeError(f"@app.task takes a function, got {type(fun).__name__}; options go by keyword")
         shared = options.pop("shared", True)
-        task = self._task_from_function(fun, **options)
+        task = task_from_function(self, fun, **options)
         if shared:
-            _share(lambda app: app if app is self else app._task_from_function(fun, **options))
+            _share(lambda app: app if app is self else task_from_function(app, fun, **options))
         return task
 
-    def _task_from_function(
-        self,
-        fun: Callable[..., Any],
-        *,
-        name: str | None = None,
-        base: type[Task[..., Any]] | None = None,
-        bind: bool = False,
-        lazy: bool = True,
-        filter: Callable[..., Any] | None = None,
-        pydantic: bool = False,
-        **options: Any,
-    ) -> Task[..., Any]:
-        if pydantic:
-            raise TypeError(f"pydantic=True is not served by this version ({fun.__qualname__})")
-        name = name or self.gen_task_name(fun.__name__, fun.__module__)
-        known = self._registry.get(name)
-        if known is not None:
-            if getattr(known, "__wrapped__", None) is not fun and not _same_source(known, fun):
-                warnings.warn(
-                    f"a task named {name!r} is registered already, so {_place(fun)} was not registered; "
-                    "give one of them a name=",
-                    DuplicateTaskNameWarning,
-                    stacklevel=4,
-                )
-            return known
-        task: Task[..., Any] = object.__new__(base or self.Task)
-        called = filter(fun) if filter else fun
-        functools.update_wrapper(task, fun)
-        vars(task).update({"name": name, "app": self, "bound": bind, "typing": self.strict_typing})
-        task.run = functools.partial(called, task) if bind else called
-        for option, value in options.items():
-            if option in ("run", "app") or (callable(getattr(Task, option, None)) and not callable(value)):
-                raise TypeError(f"{option}= is not an option of a task ({_place(fun)})")
-            setattr(task, option, value)
-        for option in ("autoretry_for", "dont_autoretry_for", "throws"):
-            if isinstance(one := getattr(task, option), type):
-                setattr(task, option, (one,))
-            elif not isinstance(one, tuple):
-                setattr(task, option, tuple(one))
-        soft, hard = vars(task).get("soft_time_limit"), vars(task).get("time_limit")
-        if soft is not None and hard is not None and soft > hard:
-            raise ValueError(f"{name}: soft_time_limit={soft:g} must not be greater than time_limit={hard:g}")
-        self._registry[name] = task
-        if base is None and not self.finalized:
-            self._pending.append(task)
-        return task
-
-    def register_task(self, task: Task[..., Any] | type[Task[..., Any]], **options: Any) -> Task[..., Any]:
+    def register_task(
+        self, task: PlainTask[..., Any] | type[PlainTask[..., Any]], **options: Any
+    ) -> PlainTask[..., Any]:
         """Register a class-based task: an instance, or the class itself."""
         instance = task() if isinstance(task, type) else task
         kind = type(instance)
@@ -321,9 +244,9 @@ class Celery:
 
     def _discover(self, packages: Any, related_name: str | None) -> None:
         if packages is None:
-            packages = _django_packages()
+            packages = django_packages()
         for package in packages() if callable(packages) else packages:
-            _import_related(package, related_name)
+            import_related(package, related_name)
 
     def import_task_modules(self) -> None:
         """Import what `imports`, `include` and `autodiscover_tasks` name, then finalize."""
@@ -346,27 +269,14 @@ class Celery:
         """Send a call by name; the task need not be known here.  Options as `Task.apply_async`."""
         if not isinstance(name, str) or not name:
             raise TypeError(f"send_task takes a task's name, got {name!r}")
-        return self._send(name, args or (), kwargs or {}, options, self.tasks.get(name))
-
-    def _send(
-        self,
-        name: str,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        options: Mapping[str, Any],
-        task: Task[Any, Any] | None,
-    ) -> AsyncResult[Any]:
-        return self._sender.send(name, args, kwargs, options, task)
-
-    def _send_many(
-        self, name: str, calls: Any, options: Mapping[str, Any], task: Task[Any, Any] | None
-    ) -> list[AsyncResult[Any]]:
-        return self._sender.send_many(name, calls, options, task)
+        return self._sender.send(name, args or (), kwargs or {}, options, self.tasks.get(name))
 
     def _retry_message(self, *details: Any) -> Message:
         return self._sender.retry_message(*details)
 
-    def _run_eagerly(self, task: Task[Any, Any], args: Any, kwargs: Any, options: Any) -> EagerResult[Any]:
+    def _run_eagerly(
+        self, task: PlainTask[Any, Any], args: Any, kwargs: Any, options: Any
+    ) -> EagerResult[Any]:
         from minicelery.worker.eager import run_eagerly
 
         return run_eagerly(self, task, args, kwargs, options)
@@ -487,7 +397,7 @@ class Celery:
         _state.set_default(self)
 
     @property
-    def current_task(self) -> Task[..., Any] | None:
+    def current_task(self) -> PlainTask[..., Any] | None:
         """The task that runs in this thread."""
         request = _state.request_var.get()
         return None if request is None else request.task_object
@@ -536,9 +446,9 @@ def _share(register: Callable[[Celery], Any]) -> None:
 
 
 @overload
-def shared_task(fun: Callable[P, R], /) -> Task[P, R]: ...
+def shared_task(fun: Callable[P, R], /) -> PlainTask[P, R]: ...
 @overload
-def shared_task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def shared_task(**options: Any) -> Callable[[Callable[P, R]], PlainTask[P, R]]: ...
 def shared_task(*args: Any, **options: Any) -> Any:
     """A task of every app, those still to come too; calls go to the current app.
 
@@ -547,9 +457,9 @@ def shared_task(*args: Any, **options: Any) -> Any:
 
     def declare(fun: Callable[..., Any]) -> Any:
         name = options.get("name")
-        _share(lambda app: app._task_from_function(fun, **options))
+        _share(lambda app: task_from_function(app, fun, **options))
 
-        def find() -> Task[..., Any]:
+        def find() -> PlainTask[..., Any]:
             app = _state.get_current_app()
             return app.tasks[name or app.gen_task_name(fun.__name__, fun.__module__)]
 
@@ -574,52 +484,3 @@ def bugreport(app: Celery | None = None) -> str:
         f"platform -> system:{platform.system()} arch:{platform.machine()}\n"
         f"settings -> {app.conf.humanize()}"
     )
-
-
-def _calling_directory() -> Path:
-    """Where the module that makes the app lies; the working directory for a prompt."""
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("minicelery"):
-        frame = frame.f_back
-    file = frame.f_globals.get("__file__") if frame is not None else None
-    return Path(file).resolve().parent if file else Path.cwd()
-
-
-def _same_source(known: Task[..., Any], fun: Callable[..., Any]) -> bool:
-    """Whether both come from one definition, e.g. a module that was imported twice."""
-    code = getattr(getattr(known, "__wrapped__", None), "__code__", None)
-    other = getattr(fun, "__code__", None)
-    return (
-        code is not None
-        and other is not None
-        and (code.co_filename, code.co_firstlineno) == (other.co_filename, other.co_firstlineno)
-    )
-
-
-def _place(fun: Callable[..., Any]) -> str:
-    code = getattr(fun, "__code__", None)
-    where = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
-    return f"{fun.__module__}.{getattr(fun, '__qualname__', fun)}{where}"
-
-
-def _import_related(package: str, related_name: str | None) -> None:
-    module = importlib.import_module(package)
-    if related_name is None:
-        return
-    if not hasattr(module, "__path__"):
-        return
-    full = f"{package}.{related_name}"
-    if importlib.util.find_spec(full) is not None:
-        importlib.import_module(full)
-
-
-def _django_packages() -> Iterator[str]:
-    if not os.environ.get("DJANGO_SETTINGS_MODULE"):
-        return
-    import django  # type: ignore[import-not-found, unused-ignore]  # the user's own
-    from django.apps import apps  # type: ignore[import-not-found, unused-ignore]
-
-    if not apps.ready:
-        django.setup()
-    for config in apps.get_app_configs():
-        yield config.name

@@ -6,7 +6,6 @@ The body stays bytes until the task runs.  Field by field: `docs/wire.md`.
 from __future__ import annotations
 
 import enum
-import itertools
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -96,7 +95,8 @@ class DeadLetter:
 
 def new_id() -> str:
     """A random UUID (version 4) as text; four times faster than `uuid.uuid4`."""
-    return _uuid_text(os.urandom(16))
+    text = os.urandom(16).hex()
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
 
 
 uuid = new_id  # Celery's name
@@ -104,33 +104,33 @@ uuid = new_id  # Celery's name
 
 def new_ids(count: int) -> list[str]:
     """`count` ids for one read of the system's randomness."""
-    raw = os.urandom(16 * count)
-    return [_uuid_text(raw[start : start + 16]) for start in range(0, 16 * count, 16)]
-
-
-def _uuid_text(raw: bytes) -> str:
-    text = raw.hex()
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[raw[8] & 3]}{text[17:20]}-{text[20:]}"
-
-
-_clients = itertools.count()
+    text = os.urandom(16 * count).hex()
+    return [
+        f"{text[at : at + 8]}-{text[at + 8 : at + 12]}-4{text[at + 13 : at + 16]}"
+        f"-a{text[at + 17 : at + 20]}-{text[at + 20 : at + 32]}"
+        for at in range(0, 32 * count, 32)
+    ]
 
 
 class Origin:
     """This process as a producer: the `origin` header and the client id (`reply_to`)."""
 
-    pid = -1
-    name = ""
+    name = ""  # not known yet
     client_id = ""
 
     @classmethod
     def refresh(cls) -> None:
-        """Make both anew where the process has forked."""
-        if cls.pid != (pid := os.getpid()):
-            cls.name = f"gen{pid}@{socket.gethostname()}"
-            cls.client_id = new_id()
-            cls.pid = pid
+        """Learn both; once in each process."""
+        cls.name = f"gen{os.getpid()}@{socket.gethostname()}"
+        cls.client_id = new_id()
 
+    @classmethod
+    def forget(cls) -> None:
+        """In a forked child: it is another producer."""
+        cls.name = ""
+
+
+os.register_at_fork(after_in_child=Origin.forget)
 
 _SCALARS = frozenset({int, float, bool, type(None)})
 
@@ -152,39 +152,36 @@ def short_repr(value: Sequence[Any] | Mapping[str, Any], limit: int = 1024) -> s
 
 def _cut_repr(value: Any, limit: int, depth: int) -> str:
     kind = type(value)
-    if kind in (str, bytes):
-        return (
-            repr(value)
-            if len(value) <= limit
-            else repr(value[:limit])[:-1] + "..." + repr(value)[-1:]
-            if len(value) < 4 * limit
-            else repr(value[:limit])[:-1] + "...'"
-        )
+    if isinstance(value, (str, bytes)):
+        return repr(value) if len(value) <= limit else f"{repr(value[:limit])[:-1]}...'"
     if kind in (list, tuple, set, frozenset, dict):
-        if depth == 0 and value:
-            return "..."
-        opening, closing = {dict: "{}", list: "[]", tuple: "()"}.get(kind, "{}")
-        parts: list[str] = []
-        left = limit
-        for item in value.items() if kind is dict else value:
-            if left <= 0:
-                parts.append("...")
-                break
-            text = (
-                f"{_cut_repr(item[0], left, depth - 1)}: {_cut_repr(item[1], left, depth - 1)}"
-                if kind is dict
-                else _cut_repr(item, left, depth - 1)
-            )
-            parts.append(text)
-            left -= len(text) + 2
-        if kind is tuple and len(parts) == 1:
-            return f"({parts[0]},)"
-        return opening + ", ".join(parts) + closing
+        return _cut_items(value, limit, depth)
     try:
-        text = repr(value)
+        text: str = repr(value)
     except Exception as error:  # a user's __repr__
         text = f"<{kind.__name__} whose repr raised {type(error).__name__}>"
     return text if len(text) <= limit else text[:limit] + "..."
+
+
+def _cut_items(value: Any, limit: int, depth: int) -> str:
+    if depth == 0 and value:
+        return "..."
+    kind = type(value)
+    opening, closing = "[]" if kind is list else "()" if kind is tuple else "{}"
+    parts: list[str] = []
+    left = limit
+    for item in value.items() if kind is dict else value:
+        if left <= 0:
+            parts.append("...")
+            break
+        if kind is dict:
+            text = f"{_cut_repr(item[0], left, depth - 1)}: {_cut_repr(item[1], left, depth - 1)}"
+        else:
+            text = _cut_repr(item, left, depth - 1)
+        parts.append(text)
+        left -= len(text) + 2
+    comma = "," if kind is tuple and len(parts) == 1 else ""
+    return opening + ", ".join(parts) + comma + closing
 
 
 def iso(moment: float, zone: tzinfo = timezone.utc) -> str:

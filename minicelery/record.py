@@ -18,7 +18,12 @@ from json.encoder import encode_basestring_ascii as quote
 from typing import Any
 
 from minicelery import exceptions, serialization, states
-from minicelery.exceptions import BackendGetMetaError, DecodeError, EncodeError, SecurityError
+from minicelery.exceptions import (
+    BackendGetMetaError,
+    DecodeError,
+    EncodeError,
+    SecurityError,
+)
 from minicelery.message import Record
 
 _ANY_SERVED = frozenset(serialization.CONTENT_TYPES[name] for name in serialization.SERVED)

@@ -54,46 +54,54 @@ class Request:
     def _header(self, name: str, default: Any = None) -> Any:
         return default if self.message is None else self.message.headers.get(name, default)
 
+    def _text(self, name: str) -> str | None:
+        value = self._header(name)
+        return value if isinstance(value, str) else None
+
     @property
     def task(self) -> str | None:
-        return self.task_object.name if self.task_object is not None else self._header("task")
+        if self.task_object is not None:
+            return str(self.task_object.name)
+        return self._text("task")
 
     @property
     def root_id(self) -> str | None:
-        return self._header("root_id") or self.id
+        return self._text("root_id") or self.id
 
     @property
     def parent_id(self) -> str | None:
-        return self._header("parent_id")
+        return self._text("parent_id")
 
     @property
     def group(self) -> str | None:
-        return self._header("group")
+        return self._text("group")
 
     @property
     def group_index(self) -> int | None:
-        return self._header("group_index")
+        index: int | None = self._header("group_index")
+        return index
 
     @property
     def shadow(self) -> str | None:
-        return self._header("shadow")
+        return self._text("shadow")
 
     @property
     def eta(self) -> str | None:
-        return self._header("eta")
+        return self._text("eta")
 
     @property
     def expires(self) -> str | None:
-        return self._header("expires")
+        return self._text("expires")
 
     @property
     def origin(self) -> str | None:
-        return self._header("origin")
+        return self._text("origin")
 
     @property
     def timelimit(self) -> list[float | None]:
         """`[hard, soft]` in seconds, as the message carries them."""
-        return self._header("timelimit") or [None, None]
+        limits: list[float | None] = self._header("timelimit") or [None, None]
+        return limits
 
     @property
     def time_limit(self) -> float | None:
@@ -109,15 +117,18 @@ class Request:
 
     @property
     def replaced_task_nesting(self) -> int:
-        return self._header("replaced_task_nesting") or 0
+        nesting: int = self._header("replaced_task_nesting") or 0
+        return nesting
 
     @property
     def stamped_headers(self) -> list[str] | None:
-        return self._header("stamped_headers")
+        names: list[str] | None = self._header("stamped_headers")
+        return names
 
     @property
     def stamps(self) -> dict[str, Any]:
-        return self._header("stamps") or {}
+        stamps: dict[str, Any] = self._header("stamps") or {}
+        return stamps
 
     @property
     def properties(self) -> dict[str, Any] | None:

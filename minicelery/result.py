@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from minicelery import record, states
 from minicelery._state import get_current_app, request_var
-from minicelery.exceptions import BackendUnavailable, ImproperlyConfigured, TaskRevokedError, TimeoutError
+from minicelery.exceptions import (
+    BackendUnavailable,
+    ImproperlyConfigured,
+    TaskRevokedError,
+    TimeoutError,
+)
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -336,7 +341,7 @@ class EagerResult(AsyncResult[R]):
             "children": [],
         }
 
-    def get(self, timeout: float | None = None, propagate: bool = True, **_: Any) -> R:  # type: ignore[override]
+    def get(self, timeout: float | None = None, propagate: bool = True, *_: Any, **__: Any) -> R:
         """The value, or raise what the task raised."""
         assert self._final is not None
         if propagate and self._final["status"] in states.PROPAGATE_STATES:

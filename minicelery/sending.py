@@ -13,12 +13,21 @@ from minicelery import serialization, signals
 from minicelery._state import request_var
 from minicelery.canvas import links_for_body
 from minicelery.exceptions import EncodeError, ImproperlyConfigured
-from minicelery.message import Message, Origin, encode_body, iso, new_id, new_ids, short_repr
+from minicelery.message import (
+    Message,
+    Origin,
+    encode_body,
+    iso,
+    new_id,
+    new_ids,
+    short_repr,
+)
 from minicelery.request import Request
 from minicelery.result import AsyncResult
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
+    from minicelery.settings import Settings
     from minicelery.task import Task
 
 # Options that have a place of their own in a message, or none at all; any other is a property.
@@ -35,18 +44,21 @@ class Defaults:
     """What a task's own options and the settings give every message of it; made once."""
 
     __slots__ = (
-        "compression", "expires", "ignore_result", "priority", "queue", "revision", "serializer",
+        "attempts", "deadline", "compression", "expires", "ignore_result", "priority", "queue", "revision", "serializer",
         "soft_time_limit", "time_limit", "trail",
     )  # fmt: skip
 
     def __init__(self, app: Celery, task: Task[Any, Any] | None) -> None:
         conf = app.conf
         self.revision = conf.revision
+        self.attempts = publish_attempts(conf, {})
+        self.deadline: float = conf.task_publish_deadline
         self.queue = (task and task.queue) or conf.task_default_queue
         self.serializer = task.serializer if task else conf.task_serializer
         self.compression = task.compression if task else conf.task_compression
         self.priority = task.priority if task else conf.task_default_priority
-        self.ignore_result = bool(task.ignore_result) if task else False
+        # Of a task this process does not know, the worker decides.
+        self.ignore_result = bool(task.ignore_result) if task else None
         self.expires = task.expires if task else None
         self.trail = task.trail if task else True
         # Limits of the settings are the worker's own affair; the message names the task's.
@@ -64,6 +76,16 @@ def _plain(kind: type, name: str) -> Any:
     return None
 
 
+def publish_attempts(conf: Settings, options: Mapping[str, Any]) -> int | None:
+    """How often a publish may be tried by `retry` and `retry_policy`; None: until the deadline."""
+    retry = options.get("retry")
+    if not (conf.task_publish_retry if retry is None else retry):
+        return 1
+    policy = {**conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
+    most = policy.get("max_retries", 3)
+    return None if most is None else int(most) + 1
+
+
 class Sender:
     """Makes an app's messages and publishes them."""
 
@@ -74,7 +96,7 @@ class Sender:
     def defaults(self, task: Task[Any, Any] | None) -> Defaults:
         """The defaults of `task`, made anew when a setting has changed since."""
         found: Defaults | None = self._nameless if task is None else task.__dict__.get("_send_defaults")
-        if found is None or found.revision != self.app.conf.revision:
+        if found is None or found.revision != (self.app._settings or self.app.conf).revision:
             found = Defaults(self.app, task)
             if task is None:
                 self._nameless = found
@@ -93,7 +115,7 @@ class Sender:
         """Publish one call and return its result handle."""
         defaults = self.defaults(task)
         message = self.message(name, args, kwargs, options, defaults, new_id())
-        self.publish([message], options, args, kwargs)
+        self.publish([message], options, defaults)
         return self._result(message, name, options, defaults)
 
     def send_many(
@@ -113,7 +135,7 @@ class Sender:
             self.message(name, args, kwargs, options, defaults, id)
             for (args, kwargs), id in zip(calls, new_ids(len(calls)), strict=True)
         ]
-        self.publish(messages, options)
+        self.publish(messages, options, defaults)
         if request_var.get() is None and not defaults.ignore_result and not options:
             app = self.app
             return [AsyncResult(message.id, None, name, app) for message in messages]
@@ -123,7 +145,7 @@ class Sender:
         self, message: Message, name: str, options: Mapping[str, Any], defaults: Defaults
     ) -> AsyncResult[Any]:
         result: AsyncResult[Any] = AsyncResult(message.id, None, name, self.app)
-        result._ignored = message.headers["ignore_result"]
+        result._ignored = bool(message.headers["ignore_result"])
         request = request_var.get()
         if request is not None and request.id and defaults.trail and options.get("add_to_parent", True):
             request.children.append(result)
@@ -135,31 +157,21 @@ class Sender:
         self,
         messages: list[Message],
         options: Mapping[str, Any] | None = None,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        defaults: Defaults | None = None,
     ) -> None:
         """Hand the messages to the broker, within the publish deadline.  Raises OperationalError."""
         if signals.before_task_publish.receivers:
             for message in messages:
                 self._announce(signals.before_task_publish, message, options or {})
-        conf = self.app.conf
+        defaults = defaults or self.defaults(None)
+        attempts = defaults.attempts
         if options and ("retry" in options or "retry_policy" in options):
-            attempts = self._attempts(options)
-        else:
-            attempts = self._attempts({})
-        self.app.broker.publish(messages, deadline=conf.task_publish_deadline, attempts=attempts)
+            attempts = publish_attempts(self.app.conf, options)
+        broker = self.app._broker or self.app.broker
+        broker.publish(messages, deadline=defaults.deadline, attempts=attempts)
         if signals.after_task_publish.receivers:
             for message in messages:
                 self._announce(signals.after_task_publish, message, options or {})
-
-    def _attempts(self, options: Mapping[str, Any]) -> int | None:
-        conf = self.app.conf
-        retry = options.get("retry")
-        if not (conf.task_publish_retry if retry is None else retry):
-            return 1
-        policy = {**conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
-        most = policy.get("max_retries", 3)
-        return None if most is None else int(most) + 1
 
     def _announce(self, signal: Any, message: Message, options: Mapping[str, Any]) -> None:
         body: Any = message.body
@@ -201,7 +213,8 @@ class Sender:
 
         Raises EncodeError naming the argument, ValueError or ImproperlyConfigured naming the option.
         """
-        Origin.refresh()
+        if not Origin.name:
+            Origin.refresh()
         parent = request_var.get()
         inside = parent is not None and parent.id is not None
         if options:
@@ -292,7 +305,7 @@ class Sender:
         now = time.time()
         if (countdown := get("countdown")) is not None or get("eta") is not None:
             message.due = self._due(name, countdown, get("eta"), now)
-            eta = get("eta")
+            eta: Any = get("eta")
             # A naive eta is sent naive, as Celery does; the worker reads it in its own zone.
             headers["eta"] = eta.isoformat() if countdown is None else iso(message.due, self.app.conf.zone())
         if (expires := get("expires", defaults.expires)) is not None:
@@ -354,7 +367,7 @@ class Sender:
                 f"{message.task}[{message.id}] expired {-left:.0f} s before it was sent: it will be revoked",
                 stacklevel=2,
             )
-        message.properties["expiration"] = str(max(0, int(left * 1000)))
+        message.properties["expiration"] = str(max(0, round(left * 1000)))
 
     def _compress(self, message: Message, name: str) -> None:
         message.body, message.headers["compression"] = serialization.compress(message.body, name)
@@ -423,7 +436,8 @@ class Sender:
                     "headers": request.headers, "shadow": request.shadow, "root_id": request.root_id,
                     "group_id": request.group, "group_index": request.group_index,
                     "time_limit": request.time_limit, "soft_time_limit": request.soft_time_limit,
-                    "queue": old.queue, "priority": old.priority, "ignore_result": request.ignore_result,
+                    "queue": old.queue, "priority": old.priority,
+                    "ignore_result": old.headers.get("ignore_result"),
                     "retries": request.retries + 1, "parent_id": request.id, "reply_to": request.reply_to,
                     **links, **overrides, "task_id": request.id,
                 },

@@ -15,7 +15,12 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from minicelery.exceptions import ContentDisallowed, DecodeError, EncodeError, ImproperlyConfigured
+from minicelery.exceptions import (
+    ContentDisallowed,
+    DecodeError,
+    EncodeError,
+    ImproperlyConfigured,
+)
 
 CONTENT_TYPES = {
     "json": "application/json",
@@ -36,9 +41,9 @@ def dumps(value: Any, serializer: str) -> tuple[bytes, str, str]:
     """`value` as `(bytes, content type, content encoding)`.  Raises EncodeError."""
     if serializer == "json":
         try:
-            return _encode_json(value).encode(), "application/json", "utf-8"
-        except UnicodeEncodeError as error:
-            raise EncodeError(f"text with lone surrogates can't be sent as UTF-8: {error}") from error
+            return _json_encode(value).encode(), "application/json", "utf-8"
+        except _UNFIT as error:
+            raise _explain(error) from error
     if serializer == "msgpack":
         return _dump_msgpack(value), "application/x-msgpack", "binary"
     raise unknown_serializer(serializer)
@@ -96,6 +101,7 @@ _RENDERERS: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
     (uuid.UUID, "uuid", lambda value: {"hex": value.hex}),
 )
 
+
 def compiled_encoder(default: Callable[[Any], Any] | None = None) -> Callable[[Any], str]:
     """`json.dumps` with its C encoder made once: `JSONEncoder.encode` makes one for each value."""
     make = getattr(json.encoder, "c_make_encoder", None)
@@ -106,7 +112,9 @@ def compiled_encoder(default: Callable[[Any], Any] | None = None) -> Callable[[A
         raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
     # No marker dict: what contains itself ends as RecursionError.
-    chunks = make(None, default or refuse, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True)
+    chunks = make(
+        None, default or refuse, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True
+    )
     return lambda value: "".join(chunks(value, 0))
 
 
@@ -114,21 +122,24 @@ _json_encode = compiled_encoder(_plain)
 _json_decode = json.JSONDecoder().decode
 
 
-def _encode_json(value: Any) -> str:
-    try:
-        return _json_encode(value)
-    except EncodeError:
-        raise
-    except RecursionError:
-        raise EncodeError("the value is nested too deeply, or contains itself") from None
-    except (TypeError, ValueError, OverflowError) as error:
-        # Celery stores the repr of the cause as the error's text.
-        raise EncodeError(f"{type(error).__name__}({str(error)!r})") from error
+_UNFIT = (TypeError, ValueError, OverflowError, RecursionError)
+
+
+def _explain(error: BaseException) -> EncodeError:
+    if isinstance(error, EncodeError):
+        return error
+    if isinstance(error, RecursionError):
+        return EncodeError("the value is nested too deeply, or contains itself")
+    # Celery stores the repr of the cause as the error's text.
+    return EncodeError(f"{type(error).__name__}({str(error)!r})")
 
 
 def encode_json(value: Any) -> str:
     """`value` as JSON text with kombu's type extensions.  Raises EncodeError."""
-    return _encode_json(value)
+    try:
+        return _json_encode(value)
+    except _UNFIT as error:
+        raise _explain(error) from error
 
 
 def decode_json(data: bytes | str, encoding: str = "utf-8") -> Any:
@@ -225,10 +236,9 @@ def compress(data: bytes, name: str) -> tuple[bytes, str]:
 
 def decompress(data: bytes, content_type: object) -> bytes:
     """The bytes before compression.  Raises DecodeError."""
-    from typing import cast
-
-    kind = COMPRESSIONS.get(cast(str, content_type), content_type) if isinstance(content_type, str) else None
+    kind = COMPRESSIONS.get(content_type, content_type) if isinstance(content_type, str) else None
     unpacker: Any
+    wrong: type[Exception]
     if kind == "application/x-gzip":
         import zlib
 

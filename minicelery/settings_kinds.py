@@ -1,4 +1,4 @@
-"""The kinds of values settings take: each checks one value and returns it in its plain form."""
+"""What a row of the table of settings is, and the kinds of values it may ask for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AnySet
 from datetime import timedelta, tzinfo
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Convert = Callable[[Any], Any]
 
@@ -22,6 +22,20 @@ class Kind(NamedTuple):
     parse: Callable[[str], Any] | None = None
     """Text of an environment variable to a value for `convert`; None: not readable from there."""
     takes_none: bool = False
+
+
+class Setting(NamedTuple):
+    """One row of the table of settings."""
+
+    name: str
+    default: Any
+    kind: Kind
+    unit: str
+    doc: str
+    served: Literal[True] | str = True
+    """True, or why a value other than the default has no effect."""
+    refused: bool = False
+    """Another value than the default is an error: going on without it would lose work or safety."""
 
 
 def optional(kind: Kind) -> Kind:

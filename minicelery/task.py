@@ -135,11 +135,13 @@ class Task(Generic[P, R]):
         if kwargs is None:
             kwargs = {}
         if self.typing:
-            self.check_arguments(args, kwargs)
+            least, most = self._positional_range
+            if kwargs or not least <= len(args) <= most:
+                self.check_arguments(args, kwargs)
         app = self.app
-        if app.conf.task_always_eager:
+        if (app._settings or app.conf).task_always_eager:
             return self.apply(args, kwargs, **options)
-        return app._send(self.name, args, kwargs, options, self)
+        return app._sender.send(self.name, args, kwargs, options, self)
 
     def apply_many(
         self, calls: Iterable[Sequence[Any] | Mapping[str, Any]], **options: Any
@@ -153,11 +155,13 @@ class Task(Generic[P, R]):
             ((), call) if isinstance(call, Mapping) else (call, {}) for call in calls
         ]
         if self.typing:
+            least, most = self._positional_range
             for args, kwargs in pairs:
-                self.check_arguments(args, kwargs)
+                if kwargs or not least <= len(args) <= most:
+                    self.check_arguments(args, kwargs)
         if self.app.conf.task_always_eager:
             return [self.apply(args, kwargs, **options) for args, kwargs in pairs]
-        return self.app._send_many(self.name, pairs, options, self)
+        return self.app._sender.send_many(self.name, pairs, options, self)
 
     def apply(
         self,
@@ -291,9 +295,6 @@ class Task(Generic[P, R]):
 
     def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise TypeError unless the function takes these arguments."""
-        least, most = self._positional_range
-        if not kwargs and least <= len(args) <= most:
-            return
         try:
             self.__signature__.bind(*args, **kwargs)
         except TypeError as error:
@@ -308,8 +309,12 @@ class Task(Generic[P, R]):
         new = self.__signature__.bind_partial(*(args or ()), **(kwargs or {}))
         merged = old.arguments | new.arguments
         names = [name for name in self.__signature__.parameters if name in merged]
-        bound = inspect.BoundArguments(self.__signature__, {name: merged[name] for name in names})  # type: ignore[arg-type]  # an ordinary dict keeps order too
+        bound = inspect.BoundArguments(self.__signature__, {name: merged[name] for name in names})
         return bound.args, bound.kwargs
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self.__dict__.pop("_send_defaults", None)  # made from the attributes as they were
 
     def __repr__(self) -> str:
         return f"<@task: {self.name} of {self.app.main if self.app else None}>"

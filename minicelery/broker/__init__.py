@@ -58,10 +58,13 @@ class Broker(Protocol):
 
     url: str  # masked: safe to print
 
-    def publish(self, messages: Sequence[Message], *, deadline: float | None = None) -> None:
+    def publish(
+        self, messages: Sequence[Message], *, deadline: float | None = None, attempts: int | None = None
+    ) -> None:
         """Put every message on its queue, or into its delay, in as few trips as it can.
 
-        `deadline` is the seconds all attempts may take in total (None: 5).
+        `deadline` is the seconds all attempts may take in total (None: 5), `attempts` how
+        many there may be (None: as many as fit).  A repeated attempt never sends twice.
         Raises OperationalError naming the server and a hint.
         """
 

@@ -113,7 +113,9 @@ class MemoryBroker:
         self._store = _open(server)
         self._lease = float(options.get("lease", LEASE))
 
-    def publish(self, messages: Sequence[Message], *, deadline: float | None = None) -> None:
+    def publish(
+        self, messages: Sequence[Message], *, deadline: float | None = None, attempts: int | None = None
+    ) -> None:
         with self._store.changed:
             for message in messages:
                 self._store.add(message)

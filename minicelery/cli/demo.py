@@ -101,13 +101,13 @@ class Screen:
 
     def line(self, kind: str, id: str, call: str, text: str, aside: str = "") -> None:
         """One thing that has happened to a task: `kind` is done, again or failed."""
-        status, _ = self._status, self.status("")
+        status = self._status
+        self.status("")
         mark = click.style(self.symbols[kind], fg=_COLOURS[kind], bold=True)
-        text = text.ljust(34) if aside else text
-        ui.say(
-            f"  {mark} {click.style(id[:8], dim=True)}  {call.ljust(24)} {text}"
-            f"{click.style(aside.rjust(12), dim=True)}".rstrip()
-        )
+        text = f"{call.ljust(24)} {text}"
+        if aside:
+            text = text.ljust(60) + click.style(aside.rjust(14), dim=True)
+        ui.say(f"  {mark} {click.style(id[:8], dim=True)}  {text}")
         self.status(status)
 
     def status(self, text: str) -> None:
@@ -139,11 +139,11 @@ def _can_print(text: str) -> bool:
 
 @dataclass(slots=True)
 class Sent:
-    """A call that was sent: what to print of it, and when it was sent or is due."""
+    """A call that was sent: what to print of it, and when it was sent."""
 
     call: str
     since: float
-    due: float | None = None
+    scheduled: bool = False
 
 
 class Demo:
@@ -157,6 +157,7 @@ class Demo:
         self.open: dict[str, Sent] = {}
         self.tasks = 0
         self.retries = 0
+        self.started = False
 
     def run(self) -> None:
         """Send, watch, sum up.  Raises CommandError where a task fails or is late."""
@@ -168,24 +169,24 @@ class Demo:
         self._watch(START)
         due = time.time() + 1.0
         self._sent(count_words.delay("to be or not to be"), "count_words('to be...')")
-        self._sent(deliver.delay("a parcel"), "deliver('a parcel')")
-        self._sent(resize.delay(12), "resize(12)")
+        self._sent(deliver.apply_async(("a parcel",)), "deliver('a parcel')")
+        self._sent(resize.apply_async((12,)), "resize(12)")
         self._sent(
             remind.apply_async((due,), eta=datetime.fromtimestamp(due, timezone.utc)),
             "remind() in 1 s",
-            due=due,
+            scheduled=True,
         )
         self._burst(add)
         self._watch(RUN)
         seconds = ui.duration(time.monotonic() - began)
         ui.say()
         ui.say(
-            f"  {click.style(f'{self.tasks} tasks', bold=True)} run, {self.retries} attempts repeated, "
-            f"worker started and all done in {seconds}."
+            f"  {click.style(f'{self.tasks} tasks', bold=True)} and {self.retries} retries "
+            f"in {seconds}, from starting the worker to the last result."
         )
 
-    def _sent(self, result: AsyncResult[Any], call: str, due: float | None = None) -> None:
-        self.open[result.id] = Sent(call, time.monotonic(), due)
+    def _sent(self, result: AsyncResult[Any], call: str, *, scheduled: bool = False) -> None:
+        self.open[result.id] = Sent(call, time.monotonic(), scheduled)
         self.tasks += 1
 
     def _burst(self, add: Any) -> None:
@@ -229,10 +230,13 @@ class Demo:
             raise self._failed(f"{sent.call} ended as {state}")
 
     def _show_done(self, id: str, sent: Sent, value: Any) -> None:
-        if sent.due is not None:
-            self.screen.line("done", id, sent.call, f"started {ui.duration(value)} after its time")
+        if sent.scheduled:
+            self.screen.line("done", id, sent.call, f"started {ui.duration(max(0.0, value))} after its time")
             return
         elapsed = ui.duration(time.monotonic() - sent.since)
+        if not self.started:
+            self.started = True
+            value = f"{value}, the worker's start included"
         self.screen.line("done", id, sent.call, f"{self.screen.symbols['to']} {value}", elapsed)
 
     def _failed(self, text: str) -> ui.CommandError:

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from minicelery import __version__
 from minicelery.broker.url import mask_url
 from minicelery.cli import ui
 from minicelery.cli.session import Session, common_options
+from minicelery.exceptions import MiniCeleryError
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -60,8 +62,8 @@ def describe(app: Celery) -> dict[str, dict[str, Any]]:
         },
         "transport": {
             "app": app.main or "(no name)",
-            "broker": app.broker.url,
-            "results": app.backend.url if app.conf.result_backend else "disabled",
+            "broker": _server(lambda: app.broker.url),
+            "results": _server(lambda: app.backend.url) if app.conf.result_backend else "disabled",
         },
         "settings": {name: hide(name, value) for name, value in sorted(_changed(app).items())},
     }
@@ -80,6 +82,14 @@ def hide(name: str, value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return hide("", repr(value))
+
+
+def _server(read_url: Callable[[], str]) -> str:
+    """The masked URL, or why there is none: a report is wanted most where something is wrong."""
+    try:
+        return read_url()
+    except MiniCeleryError as failure:
+        return f"not usable: {failure}"
 
 
 def _changed(app: Celery) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def did_you_mean(name: str, known: Sequence[str], limit: int = 3) -> str | None:
     """``did you mean 'add'?`` with the nearest of `known`; None where none is near."""
     from difflib import get_close_matches
 
-    near = get_close_matches(name, known, n=limit, cutoff=0.6)
+    near = get_close_matches(name, known, n=limit, cutoff=0.7)
     if not near:
         return None
     return "did you mean " + " or ".join(repr(one) for one in near) + "?"

@@ -189,7 +189,8 @@ def worker(
     soft, hard = options["soft_time_limit"], options["time_limit"]
     if soft is not None and hard is not None and soft > hard:
         raise ui.CommandError(
-            f"--soft-time-limit {soft:g} is longer than --time-limit {hard:g}: it would never be reached",
+            f"--soft-time-limit {soft:g} is longer than --time-limit {hard:g}",
+            hint="a task would be killed before it hears of the soft limit",
             exit_code=ui.USAGE,
         )
     if task_events:

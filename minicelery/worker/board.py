@@ -10,6 +10,7 @@ import marshal
 import mmap
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 from minicelery.message import Delivery, Message, Outcome, Record, Verdict
 
@@ -93,15 +94,14 @@ class Slot:
         """Keep an outcome that is not settled yet, should the child die; False if there is no room."""
         record, messages = outcome.record, outcome.publish
         try:
-            data = marshal.dumps(
-                (
-                    outcome.delivery.receipt,
-                    outcome.verdict.value,
-                    record and (record.id, record.document, record.state, record.ttl),
-                    [_as_tuple(message) for message in messages] if messages else (),
-                    outcome.reason,
-                )
+            entry: Any = (
+                outcome.delivery.receipt,
+                outcome.verdict.value,
+                record and (record.id, record.document, record.state, record.ttl),
+                [_as_tuple(message) for message in messages] if messages else (),
+                outcome.reason,
             )
+            data = marshal.dumps(entry)
         except ValueError:  # a value of a kind marshal does not know
             return False
         start, end = self._end, self._end + _LENGTH.size + len(data)
@@ -161,4 +161,4 @@ class Slot:
 
 
 def _as_tuple(message: Message) -> tuple[object, ...]:
-    return tuple(getattr(message, name) for name in Message.__slots__)  # type: ignore[attr-defined]
+    return tuple(getattr(message, name) for name in Message.__slots__)

@@ -10,7 +10,9 @@ from minicelery._state import request_var
 from minicelery.exceptions import ImproperlyConfigured
 from minicelery.message import Delivery, Message, Outcome, new_id
 from minicelery.result import EagerResult
-from minicelery.worker.executor import Call, Executor
+from minicelery.worker.call import Call
+from minicelery.worker.executor import Executor
+from minicelery.worker.recorder import Recorder
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -20,29 +22,33 @@ MOST_ATTEMPTS = 10_000
 _NOT_NOW = frozenset({"countdown", "eta", "expires", "throw", "retry", "retry_policy"})
 
 
+class EagerRecorder(Recorder):
+    """Keeps every state: the caller is right here."""
+
+    def wants(self, call: Call, failure: bool = False) -> bool:
+        return True
+
+
 class EagerExecutor(Executor):
     """An executor that keeps the value or exception an attempt ended with."""
 
     def __init__(self, app: Celery) -> None:
         super().__init__(app, "eager")
-        self.keep_results = True
+        self.recorder = EagerRecorder(app, "eager")
         self.ended: tuple[str, Any, str | None] = (states.PENDING, None, None)
-
-    def _ignored(self, call: Call) -> bool:
-        return False
 
     def finish(self, call: Call, value: Any) -> Outcome:
         outcome = super().finish(call, value)
         if outcome.record is not None and outcome.record.state == states.SUCCESS:
             # As a client would read it: what the serializer changes shows here too.
-            meta = record.decode(outcome.record.document, self.serializer)
+            meta = record.decode(outcome.record.document, self.recorder.serializer)
             self.ended = states.SUCCESS, meta["result"], None
         return outcome
 
     def _failure(self, call: Call, error: BaseException, *args: Any) -> Outcome:
         outcome = super()._failure(call, error, *args)
         document = outcome.record
-        text = record.decode(document.document, self.serializer)["traceback"] if document else None
+        text = record.decode(document.document, self.recorder.serializer)["traceback"] if document else None
         self.ended = states.FAILURE, error, text
         return outcome
 

@@ -9,15 +9,11 @@ from __future__ import annotations
 import logging
 import random
 import time
-import traceback as traceback_module
-from collections.abc import Callable, Sequence
-from types import TracebackType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from minicelery import record, signals, states
 from minicelery._state import request_var
-from minicelery.app import unknown_task
-from minicelery.canvas import Signature, as_list
 from minicelery.exceptions import (
     ContentDisallowed,
     DecodeError,
@@ -32,107 +28,30 @@ from minicelery.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from minicelery.message import Delivery, Message, Outcome, Record, Verdict, decode_body, parse_time
+from minicelery.message import (
+    Delivery,
+    Outcome,
+    Record,
+    Verdict,
+    decode_body,
+    parse_time,
+)
+from minicelery.registry import unknown_task
 from minicelery.request import Request
 from minicelery.serialization import accepted
 from minicelery.task import Task, retry_delay
+from minicelery.worker.call import Call, ExceptionInfo, Plan, check_limits, shown
+from minicelery.worker.links import Links
+from minicelery.worker.recorder import Recorder
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
 
 log = logging.getLogger(__name__)
 
+_NO_LIMITS = [None, None]
 DELAY_WORTH_MOVING = 0.0
 """Seconds that a task must be early to go back to the broker's delay."""
-
-
-class ExceptionInfo:
-    """What handlers and signals get as `einfo`; its text is the traceback."""
-
-    def __init__(self, error: BaseException, text: str | None = None) -> None:
-        self.exception = error
-        self.type = type(error)
-        self.tb: TracebackType | None = error.__traceback__
-        self.traceback = text if text is not None else format_traceback(error)
-        self.internal = False
-
-    def __str__(self) -> str:
-        return self.traceback
-
-
-def format_traceback(error: BaseException) -> str:
-    """The traceback as text, without minicelery's own frames on top of the user's."""
-    frames = error.__traceback__
-    while frames is not None and frames.tb_next is not None:
-        if not frames.tb_frame.f_globals.get("__name__", "").startswith("minicelery.worker."):
-            break
-        frames = frames.tb_next
-    try:
-        return "".join(traceback_module.format_exception(type(error), error, frames))
-    except RecursionError:
-        return f"Traceback too deep to show: {type(error).__name__}"
-
-
-class Plan:
-    """What running a task takes, looked up once: its function, limits and handlers."""
-
-    __slots__ = (
-        "acks_late", "after_return", "before_start", "function", "ignore_result", "on_failure", "on_retry",
-        "on_success", "revision", "soft_limit", "store_errors", "task", "time_limit", "track_started", "whole",
-    )  # fmt: skip
-
-    def __init__(self, app: Celery, task: Task[..., Any], limits: tuple[float | None, float | None]) -> None:
-        kind = type(task)
-        self.task = task
-        self.whole = kind.__call__ is not Task.__call__
-        self.function: Callable[..., Any] = task if self.whole else task.run
-        self.ignore_result = bool(task.ignore_result)
-        self.store_errors = bool(task.store_errors_even_if_ignored)
-        self.track_started = bool(task.track_started)
-        self.acks_late = bool(task.acks_late)
-        self.time_limit = task.time_limit if task.time_limit is not None else limits[0]
-        self.soft_limit = task.soft_time_limit if task.soft_time_limit is not None else limits[1]
-        # A handler that nobody has overridden is not called.
-        self.before_start = _overridden(task, "before_start")
-        self.on_success = _overridden(task, "on_success")
-        self.on_retry = _overridden(task, "on_retry")
-        self.on_failure = _overridden(task, "on_failure")
-        self.after_return = _overridden(task, "after_return")
-
-
-def _overridden(task: Task[..., Any], name: str) -> Callable[..., Any] | None:
-    if getattr(type(task), name) is getattr(Task, name) and name not in vars(task):
-        return None
-    handler: Callable[..., Any] = getattr(task, name)
-    return handler
-
-
-class Call:
-    """One attempt that is about to run, or runs."""
-
-    __slots__ = (
-        "args", "began", "delivery", "kwargs", "links", "plan", "request", "running", "soft_limit", "time_limit"
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        delivery: Delivery,
-        plan: Plan,
-        request: Request,
-        args: list[Any],
-        kwargs: dict[str, Any],
-        links: Any,
-    ) -> None:
-        self.delivery = delivery
-        self.plan = plan
-        self.request = request
-        self.args = args
-        self.kwargs = kwargs
-        self.links = links
-        self.time_limit: float | None = plan.time_limit
-        self.soft_limit: float | None = plan.soft_limit
-        self.began = 0.0
-        self.running = False  # the user's code is: the soft limit may raise there
 
 
 class Executor:
@@ -152,17 +71,12 @@ class Executor:
         self.tasks = app.tasks
         self.zone = conf.zone()
         self.accept = accepted(conf.accept_content)
-        self.serializer = conf.result_serializer
-        self.ttl = _seconds(conf.result_expires)
-        self.failure_ttl = (
-            _seconds(conf.result_failure_expires) if conf.result_failure_expires is not None else self.ttl
-        )
-        self.extended = conf.result_extended
         self.delivery_cap = conf.task_delivery_cap
         self.unregistered = conf.worker_unregistered_task
         self.limits = (time_limit, soft_time_limit)
         self.log_results = log.isEnabledFor(logging.INFO)
-        self.keep_results = type(app.backend).__name__ != "DisabledBackend"
+        self.recorder = Recorder(app, hostname)
+        self.links = Links(app)
         self._plans: dict[str, Plan] = {}
         self._rng = random.Random()
 
@@ -213,8 +127,12 @@ class Executor:
             if type(retries) is not int:
                 raise InvalidTaskError(f"retries must be a whole number, got {retries!r:.80}")
             limits = headers.get("timelimit")
-            if limits is not None:
-                _check_limits(limits)
+            if limits is not None and limits != _NO_LIMITS:
+                check_limits(limits)
+            else:
+                limits = None
+            if links and not any(links.values()):
+                links = {}
             plan = self._plans.get(message.task) or self.plan(task)
             request = Request(task)
             request.id = message.id
@@ -265,7 +183,11 @@ class Executor:
             try:
                 self._within(call, plan.before_start, message.id, args, kwargs)
             except Exception as error:
-                return self._within(call, self.fail, call, error)
+                token = request_var.set(request)
+                try:
+                    return self.fail(call, error)
+                finally:
+                    request_var.reset(token)
         call.began = time.monotonic()
         return call
 
@@ -274,14 +196,9 @@ class Executor:
         request, plan, message = call.request, call.plan, call.delivery.message
         try:
             stored: Record | None = None
-            if self.keep_results and not self._ignored(call):
-                stored = record.encode(
-                    message.id, states.SUCCESS, value, serializer=self.serializer, ttl=self.ttl, zone=self.zone,
-                    children=[child.as_tuple() for child in request.children] if request.children else (),
-                    group_id=message.headers.get("group"), parent_id=message.headers.get("parent_id"),
-                    extra=self._extra(call) if self.extended else None,
-                )  # fmt: skip
-            publish = self._after_success(call, value) if call.links or request.outbox else ()
+            if self.recorder.wants(call):
+                stored = self.recorder.success(call, value)
+            publish = self.links.after_success(call, value) if call.links or request.outbox else ()
         except EncodeError as error:
             return self.fail(call, error)
         if plan.on_success is not None:
@@ -295,7 +212,7 @@ class Executor:
                 message.task,
                 message.id,
                 runtime,
-                _shown(value, plan.task),
+                shown(value, plan.task),
             )
         if plan.after_return is not None or signals.task_postrun.receivers:
             self._after(call, states.SUCCESS, value, None)
@@ -331,7 +248,8 @@ class Executor:
                 self._rng,
             )
         try:
-            return self._within(call, task.retry, exc=error, throw=False, **options)  # type: ignore[no-any-return]
+            retry: Retry = self._within(call, task.retry, exc=error, throw=False, **options)
+            return retry
         except BaseException as final:  # the limit is reached, or the retry can't be sent
             return final
 
@@ -340,8 +258,8 @@ class Executor:
         cause = retry.exc
         einfo = ExceptionInfo(retry)
         stored = None
-        if self.keep_results and not self._ignored(call):
-            stored = self._encode(
+        if self.recorder.wants(call):
+            stored = self.recorder.state(
                 call,
                 states.RETRY,
                 None if cause is None else record.exception_document(cause),
@@ -366,9 +284,11 @@ class Executor:
         task = plan.task
         einfo = ExceptionInfo(error)
         stored = None
-        if self.keep_results and (not self._ignored(call) or plan.store_errors):
-            stored = self._encode(call, states.FAILURE, record.exception_document(error), einfo.traceback)
-        publish = [*request.outbox, *self._errbacks(call, error, einfo)]
+        if self.recorder.wants(call, failure=True):
+            stored = self.recorder.state(
+                call, states.FAILURE, record.exception_document(error), einfo.traceback
+            )
+        publish = [*request.outbox, *self.links.after_failure(call, error, einfo)]
         if plan.on_failure is not None:
             self._guarded(plan.on_failure, error, message.id, call.args, call.kwargs, einfo)
         if signals.task_failure.receivers:
@@ -467,18 +387,20 @@ class Executor:
 
     def started(self, call: Call) -> Record | None:
         """The STARTED record of a running call, where it is tracked."""
-        if not (call.plan.track_started and self.keep_results) or self._ignored(call):
+        if not (call.plan.track_started and self.recorder.wants(call)):
             return None
         import os
 
-        return self._encode(call, states.STARTED, {"pid": os.getpid(), "hostname": self.hostname}, None)
+        return self.recorder.state(
+            call, states.STARTED, {"pid": os.getpid(), "hostname": self.hostname}, None
+        )
 
     def _revoke(self, call: Call, why: str) -> Outcome:
         message = call.delivery.message
         error = TaskRevokedError(why)
         stored = None
-        if self.keep_results and not self._ignored(call):
-            stored = self._encode(call, states.REVOKED, record.exception_document(error), None)
+        if self.recorder.wants(call):
+            stored = self.recorder.state(call, states.REVOKED, record.exception_document(error), None)
         if signals.task_revoked.receivers:
             self._guarded(
                 signals.task_revoked.send, sender=call.plan.task, request=call.request, terminated=False,
@@ -501,8 +423,8 @@ class Executor:
             return Outcome(call.delivery, publish=(message,))  # to the end of the line, as Celery does
         log.warning("Task %s[%s] rejected: %s", message.task, message.id, error.reason)
         stored = None
-        if self.keep_results and not self._ignored(call):
-            stored = self._encode(call, states.FAILURE, record.exception_document(error), None)
+        if self.recorder.wants(call):
+            stored = self.recorder.state(call, states.FAILURE, record.exception_document(error), None)
         return Outcome(call.delivery, Verdict.REJECT, stored, reason=f"rejected by the task: {error.reason}")
 
     def _reject(self, delivery: Delivery, reason: str, error: BaseException | None = None) -> Outcome:
@@ -517,7 +439,7 @@ class Executor:
         return Outcome(
             delivery,
             Verdict.REJECT,
-            self._plain_failure(message, error or DecodeError(reason)),
+            self.recorder.failure_of(message, error or DecodeError(reason)),
             reason=reason,
         )
 
@@ -543,93 +465,9 @@ class Executor:
                 message.due = time.time() + 5.0
                 return Outcome(delivery, publish=(message,))
         verdict = Verdict.ACK if self.unregistered == "discard" else Verdict.REJECT
-        return Outcome(delivery, verdict, self._plain_failure(message, error), reason=text)
-
-    def _plain_failure(self, message: Message, error: BaseException) -> Record | None:
-        if not self.keep_results or not message.id or message.headers.get("ignore_result") is True:
-            return None
-        document = record.exception_document(error)
-        return record.encode(
-            message.id,
-            states.FAILURE,
-            document,
-            serializer=self.serializer,
-            ttl=self.failure_ttl,
-            zone=self.zone,
-        )
+        return Outcome(delivery, verdict, self.recorder.failure_of(message, error), reason=text)
 
     # -- parts -----------------------------------------------------------------------------
-
-    def _ignored(self, call: Call) -> bool:
-        asked = call.delivery.message.headers.get("ignore_result")
-        return call.plan.ignore_result if asked is None else bool(asked)
-
-    def _encode(self, call: Call, state: str, value: Any, traceback: str | None) -> Record:
-        request, headers = call.request, call.delivery.message.headers
-        ttl = self.failure_ttl if state == states.FAILURE else self.ttl
-        try:
-            return record.encode(
-                call.delivery.message.id, state, value, serializer=self.serializer, ttl=ttl, zone=self.zone,
-                traceback=traceback, children=[child.as_tuple() for child in request.children],
-                group_id=headers.get("group"), parent_id=headers.get("parent_id"),
-                extra=self._extra(call) if self.extended else None,
-            )  # fmt: skip
-        except EncodeError as error:
-            return record.encode(
-                call.delivery.message.id, state, record.exception_document(error), serializer=self.serializer,
-                ttl=ttl, zone=self.zone, traceback=traceback,
-            )  # fmt: skip
-
-    def _extra(self, call: Call) -> dict[str, Any]:
-        message = call.delivery.message
-        return {
-            "name": message.task, "args": call.args, "kwargs": call.kwargs, "worker": self.hostname,
-            "retries": call.request.retries, "queue": message.queue,
-        }  # fmt: skip
-
-    def _after_success(self, call: Call, value: Any) -> Sequence[Message]:
-        publish = list(call.request.outbox)
-        for callback in as_list(call.links.get("callbacks")):
-            publish.append(self._link(call, callback, (value,)))
-        if chain := call.links.get("chain"):
-            step, rest = chain[-1], chain[:-1]
-            publish.append(self._link(call, step, (value,), chain=rest))
-        if call.links.get("chord") is not None:
-            raise EncodeError("chords are not part of this version: the part's body can't be called")
-        return publish
-
-    def _errbacks(self, call: Call, error: BaseException, einfo: ExceptionInfo) -> list[Message]:
-        """Messages of the errbacks to send; those that want the exception itself are called here."""
-        messages = []
-        for errback in as_list(call.links.get("errbacks")):
-            try:
-                task = self.tasks.get(Signature(errback).task)
-                if task is not None and task._positional_range[0] != 1 and not getattr(task, "bound", False):
-                    self._within(call, task.run, call.request, error, einfo)
-                else:
-                    messages.append(self._link(call, errback, (call.delivery.message.id,)))
-            except Exception:
-                log.exception(
-                    "An errback of task %s[%s] failed", call.delivery.message.task, call.delivery.message.id
-                )
-        return messages
-
-    def _link(self, call: Call, signature: Any, args: tuple[Any, ...], **options: Any) -> Message:
-        """The message of a linked call, a child of this one."""
-        found = Signature(signature)
-        if found.get("subtask_type") not in (None, "") or found.task.startswith("celery."):
-            raise EncodeError(
-                f"{found.task} signatures are not part of this version: {found!r} can't be called"
-            )
-        new_args, new_kwargs, merged = found.merged(args, None, **options)
-        message = call.delivery.message
-        merged.setdefault("root_id", call.request.root_id)
-        merged.setdefault("parent_id", message.id)
-        sender = self.app._sender
-        task = self.tasks.get(found.task)
-        built = sender.message(found.task, new_args, new_kwargs, merged, sender.defaults(task), _fresh_id())
-        call.request.children.append(self.app.AsyncResult(built.id))
-        return built
 
     def _within(self, call: Call, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         token = request_var.set(call.request)
@@ -654,35 +492,3 @@ class Executor:
                 signals.task_postrun.send, sender=plan.task, task_id=id, task=plan.task, args=call.args,
                 kwargs=call.kwargs, retval=value, state=state,
             )  # fmt: skip
-
-
-def _fresh_id() -> str:
-    from minicelery.message import new_id
-
-    return new_id()
-
-
-def _seconds(value: Any) -> float | None:
-    if value is None:
-        return None
-    seconds = value.total_seconds() if hasattr(value, "total_seconds") else float(value)
-    return seconds or None
-
-
-def _check_limits(limits: Any) -> None:
-    if (
-        not isinstance(limits, (list, tuple))
-        or len(limits) != 2
-        or not all(limit is None or (isinstance(limit, (int, float)) and limit >= 0) for limit in limits)
-    ):
-        raise InvalidTaskError(f"timelimit must be [hard, soft] in seconds, got {limits!r:.80}")
-
-
-def _shown(value: Any, task: Task[..., Any]) -> str:
-    if value is None or type(value) in (int, float, bool):
-        return repr(value)
-    try:
-        text = repr(value)
-    except Exception as error:
-        return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
-    return text if len(text) <= task.resultrepr_maxsize else text[: task.resultrepr_maxsize] + "..."

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from minicelery.broker import Consumer
 from minicelery.exceptions import BackendError, OperationalError, SoftTimeLimitExceeded
 from minicelery.message import Delivery, Outcome, Verdict
-from minicelery.worker.executor import Call, Executor
+from minicelery.worker.call import Call
+from minicelery.worker.executor import Executor
 
 if TYPE_CHECKING:
     from minicelery.worker.board import Board, Slot

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from minicelery import signals
 from minicelery.message import new_id
@@ -193,8 +193,8 @@ class Supervisor:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._alarm_read, 4096)
 
-    def _take_signals(self) -> dict[int, object]:
-        before: dict[int, object] = {}
+    def _take_signals(self) -> dict[int, Any]:
+        before: dict[int, Any] = {}
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             before[number] = signal.signal(number, lambda number, _: self._signals.append(number))
         signal.set_wakeup_fd(self._alarm_write, warn_on_full_buffer=False)

@@ -33,7 +33,7 @@ class RedisBackend:
         limit = int(options.get("pool_limit") or 10)
         self.pool = Pool(self.server, limit)
         # A waiting thread needs a connection of its own for as long as it waits.
-        self.listeners = Pool(self.server, int(options.get("max_listeners") or 1000))
+        self.listeners = Pool(self.server, int(options.get("max_listeners") or 1000), protocol=3)
 
     def _ask(self, pool: Pool, end: float, work: Any) -> Any:
         try:
@@ -67,42 +67,40 @@ class RedisBackend:
         ]
 
     def watch(self, ids: Collection[str], seen: Mapping[str, bytes], wait: float) -> list[Record]:
-        """See `Backend.watch`: SUBSCRIBE, then read, so that nothing falls between."""
+        """See `Backend.watch`: SUBSCRIBE, then read, so that nothing falls between; one trip."""
         if not ids:
             return []
         end = time.monotonic() + wait
-        channels = [self.prefix + id for id in ids]
+        names = {(self.prefix + id).encode(): id for id in ids}
+        keys = list(names)
 
         def work(link: Link) -> list[Record]:
-            link.send("SUBSCRIBE", *channels)
-            for _ in channels:
-                link.read()
-            found = [
-                record
-                for record in self.load(list(ids))
-                if record is not None and seen.get(record.id) != record.document
-            ]
-            if not found:
-                found = self._listen(link, seen, end)
-            link.send("UNSUBSCRIBE")
-            left = len(channels)
-            while left:
-                left -= link.read()[0] == b"unsubscribe"
+            link.send_all([("SUBSCRIBE", *keys), ("MGET", *keys)])
+            news: dict[str, bytes] = {}
+            while not self._is_read(answer := link.read_any(), names, news):
+                pass
+            for id, document in zip(names.values(), answer, strict=True):
+                if document is not None:
+                    news.setdefault(id, document)
+            while not (found := [Record(id, new) for id, new in news.items() if seen.get(id) != new]):
+                left = end - time.monotonic()
+                if left <= 0 or not link.readable(left):
+                    break
+                self._is_read(link.read_any(), names, news)
+            # Not waited for: what it pushes is passed over by the next one who listens.
+            link.send("UNSUBSCRIBE", *keys)
             return found
 
         found: list[Record] = self._ask(self.listeners, end + _DEADLINE, work)
         return found
 
-    def _listen(self, link: Link, seen: Mapping[str, bytes], end: float) -> list[Record]:
-        """The first news before `end`."""
-        while True:
-            left = end - time.monotonic()
-            if left <= 0 or not link.readable(left):
-                return []
-            kind, channel, document = link.read()
-            id = channel.decode()[len(self.prefix) :]
-            if kind == b"message" and seen.get(id) != document:
-                return [Record(id, document)]
+    def _is_read(self, answer: list[Any], names: Mapping[bytes, str], news: dict[str, bytes]) -> bool:
+        """Whether `answer` is that of MGET; a pushed document goes to `news`."""
+        if answer and answer[0] == b"message":
+            if answer[1] in names:
+                news[names[answer[1]]] = answer[2]
+            return False
+        return not (answer and answer[0] in (b"subscribe", b"unsubscribe"))
 
     def forget(self, ids: Sequence[str]) -> None:
         """See `Backend.forget`."""

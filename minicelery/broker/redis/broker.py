@@ -57,7 +57,9 @@ class RedisBroker:
         if len(messages) == 1:
             message = messages[0]
             queue = self.prefix + message.queue
-            return [([queue], [1, step_of(message.priority), _due(message), encode(message)])]
+            step = step_of(message.priority) if message.priority else "0"
+            due = "" if message.due is None else f"{message.due:.6f}"
+            return [([queue], [1, step, due, encode(message)])]
         chunks: list[tuple[list[str], list[Any]]] = []
         keys: dict[str, int] = {}
         arguments: list[Any] = []
@@ -69,7 +71,9 @@ class RedisBroker:
             envelope = encode(message)
             size += len(envelope)
             index = keys.setdefault(self.prefix + message.queue, len(keys) + 1)
-            arguments += (index, step_of(message.priority), _due(message), envelope)
+            step = step_of(message.priority) if message.priority else "0"
+            due = "" if message.due is None else f"{message.due:.6f}"
+            arguments += (index, step, due, envelope)
         if arguments:
             chunks.append((list(keys), arguments))
         return chunks
@@ -135,7 +139,8 @@ class RedisBroker:
 
     def size(self, queue: str) -> int:
         """See `Broker.size`."""
-        return sum(self._ask_all([("LLEN", self.prefix + queue + suffix) for suffix in _STEP_SUFFIXES]))
+        counts: list[int] = self._ask_all([("LLEN", self.prefix + queue + s) for s in _STEP_SUFFIXES])
+        return sum(counts)
 
     def delayed(self, queue: str) -> int:
         """See `Broker.delayed`."""
@@ -149,7 +154,8 @@ class RedisBroker:
         *counts, waiting, _ = self._ask_all(
             [("LLEN", name) for name in lists] + [("ZCARD", f"{key}.due"), ("DEL", *lists, f"{key}.due")]
         )
-        return sum(counts) + int(waiting)
+        total: int = sum(counts) + waiting
+        return total
 
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """See `Broker.dead_letters`."""
@@ -192,6 +198,3 @@ class RedisBroker:
         """See `Broker.close`."""
         self.pool.close()
 
-
-def _due(message: Message) -> str:
-    return "" if message.due is None else f"{message.due:.6f}"

@@ -65,8 +65,11 @@ def decode(raw: bytes, queue: str, receipt: int) -> Delivery:
         headers = envelope["headers"]
         properties = envelope["properties"]
         body = envelope["body"]
-        if type(headers) is not dict or type(properties) is not dict or type(body) is not str:
-            raise TypeError("headers and properties must be objects, body text")
+        content_type, encoding = envelope["content-type"], envelope.get("content-encoding") or "utf-8"
+        if type(headers) is not dict or type(properties) is not dict:
+            raise TypeError("headers and properties must be objects")
+        if type(body) is not str or type(content_type) is not str or type(encoding) is not str:
+            raise TypeError("body, content-type and content-encoding must be text")
         data = (
             b64decode(body, validate=True) if properties.get("body_encoding") == "base64" else body.encode()
         )
@@ -78,7 +81,7 @@ def decode(raw: bytes, queue: str, receipt: int) -> Delivery:
         info = properties.get("delivery_info")
         message = Message(
             id, task, data, headers, queue, properties.get("priority"),
-            envelope["content-type"], envelope.get("content-encoding") or "utf-8",
+            content_type, encoding,
             (info.get("exchange") or "") if type(info) is dict else "", queue, properties,
         )  # fmt: skip
         died = headers.get(COUNT_HEADER)

@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import redis.connection
@@ -26,15 +26,19 @@ from minicelery.exceptions import ImproperlyConfigured
 from minicelery.message import new_id
 
 try:
-    from hiredis import pack_command as _pack
+    from hiredis import pack_command
+
+    _pack: Callable[[tuple[Any, ...]], bytes] = pack_command
 except ImportError:  # the [fast] extra
 
-    def _pack(args: tuple[Any, ...]) -> bytes:
+    def _pack_plainly(args: tuple[Any, ...]) -> bytes:
         parts = [b"*%d\r\n" % len(args)]
         for arg in args:
             data = arg if isinstance(arg, bytes) else str(arg).encode()
             parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
         return b"".join(parts)
+
+    _pack = _pack_plainly
 
 
 LOST = (
@@ -57,13 +61,13 @@ class Link:
 
     __slots__ = ("_connection", "_sock")
 
-    def __init__(self, connection: redis.connection.AbstractConnection) -> None:
+    def __init__(self, connection: Any) -> None:  # redis-py's methods are not typed
         self._connection = connection
         self._sock: Any = None
 
     def connect(self, timeout: float) -> None:
         """Connect within `timeout` seconds, handshake included."""
-        connection: Any = self._connection
+        connection = self._connection
         usual = connection.socket_timeout
         connection.socket_connect_timeout = min(timeout, connection.socket_connect_timeout or timeout)
         connection.socket_timeout = min(timeout, usual or timeout)
@@ -104,6 +108,10 @@ class Link:
         """The next answer; an error answer is raised."""
         return self._connection.read_response(disable_decoding=True)
 
+    def read_any(self) -> Any:
+        """The next answer or pushed message, on a link of protocol 3."""
+        return self._connection.read_response(disable_decoding=True, push_request=True)
+
     def readable(self, timeout: float) -> bool:
         """Whether an answer arrives within `timeout` seconds, or has arrived."""
         return bool(self._connection.can_read(timeout))
@@ -115,8 +123,12 @@ class Link:
 
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """Run a script: one trip, but for the first time on a server that does not have it."""
+        connection = self._connection
         try:
-            return self.call(b"EVALSHA", script.sha, len(keys), *keys, *args)
+            connection.send_packed_command(
+                (_pack((b"EVALSHA", script.sha, len(keys), *keys, *args)),), check_health=False
+            )
+            return connection.read_response(disable_decoding=True)
         except redis.exceptions.NoScriptError:
             return self.call(b"EVAL", script.text, len(keys), *keys, *args)
 
@@ -165,7 +177,6 @@ class Server:
             "socket_connect_timeout": float(connect),
             "socket_keepalive": True,
             "client_name": options.get("client_name"),
-            "protocol": 2,
             "driver_info": None,  # saves two trips a connection
             "lib_name": None,
             "lib_version": None,
@@ -201,9 +212,9 @@ class Server:
         """What two URLs of one server have in common; the database may differ."""
         return (self.socket_path,) if self.socket_path else (self.host, self.port)
 
-    def link(self, timeout: float | None = None) -> Link:
+    def link(self, timeout: float | None = None, protocol: int = 2) -> Link:
         """A connected link.  Raises one of LOST."""
-        link = Link(self._kind(**self._arguments))
+        link = Link(self._kind(**self._arguments, protocol=protocol))
         try:
             link.connect(self.timeout if timeout is None else timeout)
         except BaseException:
@@ -252,12 +263,18 @@ class Slot:
 class Pool:
     """At most `limit` links, handed out newest first; empty again in a forked child."""
 
-    def __init__(self, server: Server, limit: int) -> None:
+    def __init__(self, server: Server, limit: int, protocol: int = 2) -> None:
         self.server = server
         self.limit = max(1, limit)
+        self.protocol = protocol
         self._reset()
         pool = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: (found := pool()) and found._reset())
+
+        def reset() -> None:
+            if (found := pool()) is not None:
+                found._reset()
+
+        os.register_at_fork(after_in_child=reset)
 
     def _reset(self) -> None:
         # The parent's sockets are left alone: closing our copy does not close theirs.
@@ -315,7 +332,7 @@ class Pool:
         if left <= 0:
             raise redis.exceptions.TimeoutError("the deadline has passed")
         if slot.link is None:
-            slot.link = self.server.link(left)
+            slot.link = self.server.link(left, self.protocol)
         link = slot.link
         try:
             if left > self.server.timeout - 0.5:

@@ -72,7 +72,9 @@ class SQLiteBroker:
         self.file = File(server, options, BrokerUnavailable)
         self._lease = float(options.get("lease", LEASE))
 
-    def publish(self, messages: Sequence[Message], *, deadline: float | None = None) -> None:
+    def publish(
+        self, messages: Sequence[Message], *, deadline: float | None = None, attempts: int | None = None
+    ) -> None:
         if messages:
             rows = _rows(messages)
             self.file.write(lambda connection: connection.executemany(_ADD, rows), deadline)

@@ -1,0 +1,139 @@
+"""Settings that are known but have no effect in this version, or stand for what there never will be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from minicelery import settings_kinds as kinds
+from minicelery.settings_kinds import Setting, optional
+
+LATER = "it comes with a later version"
+BEAT = "beat comes with a later version"
+EVENTS = "task events come with a later version"
+CONTROL = "remote control comes with a later version"
+SQL = "results in an SQL database come with a later version"
+SIGNED = "signed messages come with a later version"
+IN_URL = "say it in broker_url: scheme://user:password@host:port/vhost"
+NO_EXCHANGE = "results go to the store of result_backend, not to an exchange"
+
+_BEAT = (
+    Setting("beat_schedule", {}, kinds.MAPPING, "", "what to send when", BEAT),
+    Setting("beat_scheduler", "celery.beat:PersistentScheduler", kinds.TEXT, "", "its class", BEAT),
+    Setting("beat_schedule_filename", "celerybeat-schedule", kinds.PATH, "", "file of last runs", BEAT),
+    Setting("beat_max_loop_interval", 0, kinds.SECONDS, "s", "longest sleep; 0: 300", BEAT),
+    Setting("beat_sync_every", 0, kinds.COUNT, "tasks", "between two writes of that file", BEAT),
+    Setting("beat_cron_starting_deadline", None, optional(kinds.SECONDS), "s", "skip older misses", BEAT),
+    Setting("beat_enable_remote_control", False, kinds.BOOLEAN, "", "answer ping", BEAT),
+    Setting("beat_remote_control_max_tick_age", None, optional(kinds.SECONDS), "s", "then stay silent", BEAT),
+)
+
+_EVENT = (
+    Setting("event_exchange", "celeryev", kinds.TEXT, "", "where events go", EVENTS),
+    Setting("event_queue_prefix", "celeryev", kinds.TEXT, "", "of the names of receivers' queues", EVENTS),
+    Setting("event_queue_expires", 60.0, optional(kinds.SECONDS), "s", "unused queues stay", EVENTS),
+    Setting("event_queue_ttl", 5.0, optional(kinds.SECONDS), "s", "events stay", EVENTS),
+    Setting("event_queue_exclusive", True, kinds.BOOLEAN, "", "one receiver for each queue", EVENTS),
+    Setting("event_queue_durable", False, kinds.BOOLEAN, "", "queues survive a restart", EVENTS),
+    Setting("event_serializer", "json", kinds.SERIALIZER, "", "what events are written in", EVENTS),
+)
+
+_CONTROL = (
+    Setting("control_exchange", "celery", kinds.TEXT, "", "where orders go", CONTROL),
+    Setting("control_queue_ttl", 300.0, optional(kinds.SECONDS), "s", "orders stay", CONTROL),
+    Setting("control_queue_expires", 10.0, optional(kinds.SECONDS), "s", "unused queues stay", CONTROL),
+    Setting("control_queue_exclusive", True, kinds.BOOLEAN, "", "one worker for each queue", CONTROL),
+    Setting("control_queue_durable", False, kinds.BOOLEAN, "", "queues survive a restart", CONTROL),
+)
+
+_DATABASE = (
+    Setting("database_url", None, optional(kinds.TEXT), "", "of the results", SQL),
+    Setting(
+        "database_engine_options",
+        {"pool_pre_ping": True, "pool_recycle": 3600},
+        optional(kinds.MAPPING),
+        "",
+        "for the engine",
+        SQL,
+    ),
+    Setting("database_engine_callback", None, kinds.ANYTHING, "", "called with the engine", SQL),
+    Setting("database_short_lived_sessions", False, kinds.BOOLEAN, "", "a session for each result", SQL),
+    Setting("database_table_schemas", None, optional(kinds.MAPPING), "", "of the tables", SQL),
+    Setting("database_table_names", None, optional(kinds.MAPPING), "", "of the tables", SQL),
+    Setting("database_create_tables_at_setup", True, kinds.BOOLEAN, "", "make them at the start", SQL),
+)
+
+_SECURITY = (
+    Setting("security_key", None, optional(kinds.PATH), "", "file of the key to sign with", SIGNED, True),
+    Setting("security_key_password", None, kinds.ANYTHING, "", "of that key", SIGNED, True),
+    Setting("security_certificate", None, optional(kinds.PATH), "", "file of its certificate", SIGNED, True),
+    Setting("security_cert_store", None, optional(kinds.PATH), "", "files of those trusted", SIGNED, True),
+    Setting("security_digest", "sha256", kinds.TEXT, "", "to sign with", SIGNED, True),
+)
+
+_OBSOLETE = (
+    Setting("broker_transport", None, optional(kinds.TEXT), "", "kind of broker", IN_URL, True),
+    Setting("broker_host", None, optional(kinds.TEXT), "", "part of broker_url", IN_URL, True),
+    Setting("broker_port", None, kinds.ANYTHING, "", "part of broker_url", IN_URL, True),
+    Setting("broker_user", None, optional(kinds.PLAIN_TEXT), "", "part of broker_url", IN_URL, True),
+    Setting("broker_password", None, optional(kinds.PLAIN_TEXT), "", "part of broker_url", IN_URL, True),
+    Setting("broker_vhost", None, optional(kinds.PLAIN_TEXT), "", "part of broker_url", IN_URL, True),
+    Setting("result_exchange", "celeryresults", kinds.TEXT, "", "of the amqp backend", NO_EXCHANGE, True),
+    Setting("result_exchange_type", "direct", kinds.TEXT, "", "of the amqp backend", NO_EXCHANGE, True),
+)
+
+_STORES: Mapping[str, Mapping[str, Any]] = {
+    "arangodb": {"backend_settings": None},
+    "azureblockblob": {
+        "container_name": "celery",
+        "retry_initial_backoff_sec": 2,
+        "retry_increment_base": 2,
+        "retry_max_attempts": 3,
+        "base_path": "",
+        "connection_timeout": 20,
+        "read_timeout": 120,
+    },
+    "cache": {"backend": None, "backend_options": {}},
+    "cassandra": {
+        **dict.fromkeys(("servers", "keyspace", "table", "port", "entry_ttl", "read_consistency")),
+        **dict.fromkeys(("write_consistency", "auth_provider", "auth_kwargs", "bundle_path")),
+        "options": {},
+    },
+    "cosmosdbsql": {
+        "database_name": "celerydb",
+        "collection_name": "celerycol",
+        "consistency_level": "Session",
+        "max_retry_attempts": 9,
+        "max_retry_wait_time": 30,
+    },
+    "couchbase": {"backend_settings": None},
+    "elasticsearch": {
+        **dict.fromkeys(("retry_on_timeout", "max_retries", "timeout")),
+        "save_meta_as_text": True,
+    },
+    "gcs": {"bucket": None, "project": None, "base_path": "", "ttl": 0},
+    "mongodb": {"backend_settings": None},
+    "s3": dict.fromkeys(
+        ("access_key_id", "secret_access_key", "bucket", "base_path", "endpoint_url", "region")
+    ),
+}
+
+
+def _stores() -> tuple[Setting, ...]:
+    return tuple(
+        Setting(
+            name=f"{store}_{part}",
+            default=default,
+            kind=kinds.ANYTHING,
+            unit="",
+            doc=f"of the {store} result store",
+            served=f"there is no {store} result store; use result_backend='redis://…' or 'sqlite:///…'",
+            refused=True,
+        )
+        for store, parts in _STORES.items()
+        for part, default in parts.items()
+    )
+
+
+NOT_SERVED = (*_BEAT, *_EVENT, *_CONTROL, *_DATABASE, *_SECURITY, *_OBSOLETE, *_stores())
+"""Their rows of the table."""

@@ -1,0 +1,72 @@
+"""What follows a task: callbacks, the next link of its chain, errbacks."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from minicelery._state import request_var
+from minicelery.canvas import Signature, as_list
+from minicelery.exceptions import EncodeError
+from minicelery.message import Message, new_id
+from minicelery.worker.call import Call, ExceptionInfo
+
+if TYPE_CHECKING:
+    from minicelery.app import Celery
+
+log = logging.getLogger(__name__)
+
+
+class Links:
+    """Makes the messages that leave with a finished call's outcome."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    def after_success(self, call: Call, value: Any) -> list[Message]:
+        """The callbacks with `value`, and the next step of the chain.  Raises EncodeError."""
+        links = call.links
+        publish = list(call.request.outbox)
+        publish += [self._message(call, callback, (value,)) for callback in as_list(links.get("callbacks"))]
+        if chain := links.get("chain"):
+            publish.append(self._message(call, chain[-1], (value,), chain=chain[:-1]))
+        if links.get("chord") is not None:
+            raise EncodeError(
+                "chords are not part of this version: the body of this part's chord can't be called"
+            )
+        return publish
+
+    def after_failure(self, call: Call, error: BaseException, einfo: ExceptionInfo) -> list[Message]:
+        """The errbacks to send, with the failed task's id.
+
+        One that takes (request, exc, traceback) is called here and now instead.
+        """
+        message = call.delivery.message
+        publish = []
+        for errback in as_list(call.links.get("errbacks")):
+            try:
+                task = self.app.tasks.get(Signature(errback).task)
+                if task is None or getattr(task, "bound", False) or task._positional_range[0] == 1:
+                    publish.append(self._message(call, errback, (message.id,)))
+                    continue
+                token = request_var.set(call.request)
+                try:
+                    task.run(call.request, error, einfo)
+                finally:
+                    request_var.reset(token)
+            except Exception:  # a user's function, or a foreign signature
+                log.exception("An errback of task %s[%s] failed", message.task, message.id)
+        return publish
+
+    def _message(self, call: Call, link: Any, args: tuple[Any, ...], **options: Any) -> Message:
+        signature = Signature(link)
+        if signature.get("subtask_type") or signature.task.startswith("celery."):
+            raise EncodeError(f"{signature.task} is not part of this version: {signature!r} can't be called")
+        new_args, new_kwargs, merged = signature.merged(args, None, **options)
+        merged.setdefault("root_id", call.request.root_id)
+        merged.setdefault("parent_id", call.delivery.message.id)
+        sender = self.app._sender
+        defaults = sender.defaults(self.app.tasks.get(signature.task))
+        message = sender.message(signature.task, new_args, new_kwargs, merged, defaults, new_id())
+        call.request.children.append(self.app.AsyncResult(message.id))
+        return message

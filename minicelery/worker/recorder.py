@@ -1,0 +1,93 @@
+"""Which states of a task are kept, and the records they are kept as."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from minicelery import record, states
+from minicelery.exceptions import EncodeError
+from minicelery.message import Message, Record
+from minicelery.result import DisabledBackend
+from minicelery.worker.call import Call
+
+if TYPE_CHECKING:
+    from minicelery.app import Celery
+
+
+class Recorder:
+    """Makes the records of one app's results."""
+
+    def __init__(self, app: Celery, hostname: str | None) -> None:
+        conf = app.conf
+        self.enabled = not isinstance(app.backend, DisabledBackend)
+        self.hostname = hostname
+        self.serializer: str = conf.result_serializer
+        self.zone = conf.zone()
+        self.ttl = _seconds(conf.result_expires)
+        own = conf.result_failure_expires
+        self.failure_ttl = self.ttl if own is None else _seconds(own)
+        self.extended: bool = conf.result_extended
+
+    def wants(self, call: Call, failure: bool = False) -> bool:
+        """Whether a state of `call` is to be kept; the message's wish goes before the task's."""
+        if not self.enabled:
+            return False
+        asked = call.delivery.message.headers.get("ignore_result")
+        ignored = call.plan.ignore_result if asked is None else asked
+        return not ignored or (failure and call.plan.store_errors)
+
+    def success(self, call: Call, value: Any) -> Record:
+        """The record of a returned value.  Raises EncodeError."""
+        message, children = call.delivery.message, call.request.children
+        headers = message.headers
+        return record.encode(
+            message.id, states.SUCCESS, value, serializer=self.serializer, ttl=self.ttl, zone=self.zone,
+            children=[child.as_tuple() for child in children] if children else (),
+            group_id=_text(headers.get("group")), parent_id=_text(headers.get("parent_id")),
+            extra=self._extra(call) if self.extended else None,
+        )  # fmt: skip
+
+    def state(self, call: Call, state: str, value: Any, traceback: str | None) -> Record:
+        """The record of another state; what can't be encoded is kept as the EncodeError."""
+        message = call.delivery.message
+        headers = message.headers
+        ttl = self.failure_ttl if state == states.FAILURE else self.ttl
+        try:
+            return record.encode(
+                message.id, state, value, serializer=self.serializer, ttl=ttl, zone=self.zone, traceback=traceback,
+                children=[child.as_tuple() for child in call.request.children],
+                group_id=_text(headers.get("group")), parent_id=_text(headers.get("parent_id")),
+                extra=self._extra(call) if self.extended else None,
+            )  # fmt: skip
+        except EncodeError as error:
+            return record.encode(
+                message.id, state, record.exception_document(error), serializer=self.serializer, ttl=ttl,
+                zone=self.zone, traceback=traceback,
+            )  # fmt: skip
+
+    def failure_of(self, message: Message, error: BaseException) -> Record | None:
+        """The FAILURE of a message that never became a call; None where nobody can ask for it."""
+        if not self.enabled or not message.id or message.headers.get("ignore_result") is True:
+            return None
+        return record.encode(
+            message.id, states.FAILURE, record.exception_document(error), serializer=self.serializer,
+            ttl=self.failure_ttl, zone=self.zone,
+        )  # fmt: skip
+
+    def _extra(self, call: Call) -> dict[str, Any]:
+        message = call.delivery.message
+        return {
+            "name": message.task, "args": call.args, "kwargs": call.kwargs, "worker": self.hostname,
+            "retries": call.request.retries, "queue": message.queue,
+        }  # fmt: skip
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None:
+        return None
+    seconds: float = value.total_seconds() if hasattr(value, "total_seconds") else float(value)
+    return seconds or None

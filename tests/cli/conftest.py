@@ -1,0 +1,83 @@
+"""A project directory of its own for each test, and the command line run inside it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from minicelery import _state
+from minicelery.cli import main
+
+
+class Project:
+    """A directory that is the working directory; modules written to it are forgotten afterwards."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, name: str, text: str) -> Path:
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    def write_tasks(self) -> Path:
+        """tasks.py with an app on a SQLite file, and the task tasks.add."""
+        return self.write(
+            "tasks.py",
+            "from minicelery import Celery\n"
+            'app = Celery("tasks", broker="sqlite:///queue.db", backend="sqlite:///queue.db")\n'
+            "@app.task\n"
+            "def add(x, y):\n"
+            "    return x + y\n"
+            "@app.task\n"
+            "def boom():\n"
+            '    raise ValueError("no")\n',
+        )
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MINICELERY_APP", "CELERY_APP", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("FORCE_COLOR", "MINICELERY_TRACEBACK", "CELERY_CONFIG_MODULE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = dict(sys.modules)
+    current, shared, finalized = _state._apps.current, list(_state.shared), list(_state.finalized)
+    yield Project(tmp_path)
+    _state._apps.current = current
+    _state.shared[:], _state.finalized[:] = shared, finalized
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and Path(file).is_relative_to(tmp_path):
+            del sys.modules[name]
+            if name in before:
+                sys.modules[name] = before[name]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    def run(*argv: str) -> Ran:
+        code = main(argv)
+        out, err = capfd.readouterr()
+        return Ran(code, out, err)
+
+    return run

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import wait_until
+
+HOME = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment whose temporary directory is the test's, and is empty again afterwards."""
+    yield {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(HOME), "PYTHONIOENCODING": "utf-8"}
+    assert not list(tmp_path.glob("minicelery-demo-*"))
+
+
+def command() -> list[str]:
+    return [sys.executable, "-m", "minicelery", "demo"]
+
+
+def processes_in(directory: Path) -> list[int]:
+    """Processes that were started with a path of `directory` in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if os.fsencode(directory) in line:
+                found.append(int(entry.name))
+    return found
+
+
+def test_the_demo_runs_its_tasks_says_what_next_and_leaves_nothing(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    done = subprocess.run(command(), env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - began < 10
+    assert "\x1b" not in done.stdout
+    for line in (
+        r"✓ \w{8}  add\(2, 2\) +→ 4, the worker's start included +\d",
+        r"↻ \w{8}  deliver\('a parcel'\) +attempt 1: nobody at home; again in 0.4 s",
+        r"↻ \w{8}  deliver\('a parcel'\) +attempt 2: nobody at home",
+        r"✓ \w{8}  deliver\('a parcel'\) +→ a parcel delivered at attempt 3",
+        r"    \w{8}  resize\(12\) +50 %",
+        r"✓ \w{8}  remind\(\) in 1 s +started \d+ ms after its time",
+        r"205 tasks and 2 retries in \d",
+        r'    app = Celery\("tasks", broker="sqlite:///queue.db", backend="sqlite:///queue.db"\)',
+        r"    minicelery -A tasks worker",
+    ):
+        assert re.search(line, done.stdout), line
+    assert processes_in(tmp_path) == []
+
+
+def test_the_demo_shows_a_moving_bar_and_colours_on_a_terminal(environment: dict[str, str]) -> None:
+    parent, child = pty.openpty()
+    environment["TERM"] = "xterm"
+    with subprocess.Popen(command(), env=environment, stdin=child, stdout=child, stderr=child) as process:
+        os.close(child)
+        seen = b""
+        while True:
+            try:
+                part = os.read(parent, 65536)
+            except OSError:  # Linux: the other end has been closed
+                break
+            if not part:
+                break
+            seen += part
+        assert process.wait(10) == 0
+    os.close(parent)
+    text = seen.decode()
+    assert "█" in text
+    assert "\x1b[32m" in text
+    assert "\r\x1b[2K" in text
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_demo_that_is_stopped_stops_its_worker_and_cleans_up(
+    environment: dict[str, str], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    with subprocess.Popen(
+        command(), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            wait_until(lambda: processes_in(tmp_path), timeout=8)
+            process.send_signal(number)
+            wait_until(lambda: process.poll() is not None, timeout=8)
+        finally:
+            process.kill()
+    assert process.returncode == code
+    assert processes_in(tmp_path) == []
+
+
+def test_a_demo_whose_worker_cannot_start_fails_and_shows_why(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    stand_in = tmp_path / "sitecustomize.py"
+    stand_in.write_text("import sys\nif 'worker' in sys.orig_argv: sys.exit('the worker is broken')\n")
+    environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{HOME}"
+    done = subprocess.run(command(), env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "error: the worker ended by itself, exit code 1" in done.stderr
+    assert "the worker is broken" in done.stderr
