@@ -147,7 +147,9 @@ def short_repr(value: Sequence[Any] | Mapping[str, Any], limit: int = 1024) -> s
             text = repr(value)
             if len(text) <= limit:
                 return text
-    return _cut_repr(value, limit, 3)
+    text = _cut_repr(value, limit, 3)
+    # Escapes and brackets may add to what the parts were cut to.
+    return text if len(text) <= limit + 16 else text[:limit] + "..."
 
 
 def _cut_repr(value: Any, limit: int, depth: int) -> str:

@@ -168,7 +168,7 @@ def _revive(found: dict[str, Any]) -> Any:
         raise DecodeError(f"unsupported __type__ {name!r} in JSON; known: {', '.join(_REVIVERS)}") from None
     try:
         return revive(value)
-    except (TypeError, ValueError, KeyError, ArithmeticError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
         raise DecodeError(f"bad value for __type__ {name!r} in JSON: {error}") from error
 
 

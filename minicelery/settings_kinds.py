@@ -211,12 +211,12 @@ def _url(value: Any) -> str | None:
         value = ";".join(map(_text, value))
     if value == "":
         return None
-    value = _text(value).strip()
-    if ";" in value and "://" in value.partition(";")[2]:
+    url = _text(value).strip()
+    if ";" in url and "://" in url.partition(";")[2]:
         raise ValueError("a list of servers to fail over to is not served yet: name one")
-    if "@" in value and "://" not in value:
+    if "@" in url and "://" not in url:
         raise ValueError("a URL begins with its scheme and ://")
-    return value
+    return url
 
 
 def _server_url(value: Any) -> str | None:

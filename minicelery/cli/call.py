@@ -163,7 +163,9 @@ def _send(
     if task is None:
         own = [known for known in app.tasks if not known.startswith("celery.")]
         near = ui.did_you_mean(name, own)
-        session.note(f"no task {name!r} is known here{', ' + near if near else ''}; sent by its name alone")
+        session.note(
+            f"no task {name!r} is known here{', ' + near if near else ''}; sending it by its name alone"
+        )
         return app.send_task(name, args, kwargs, **options)
     try:
         task.check_arguments(args, kwargs)

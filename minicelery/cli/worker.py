@@ -132,7 +132,10 @@ def _many(*names: str, help: str) -> Callable[[F], F]:
 @_many("-X", "--exclude-queues", help="Queues not to serve.")
 @_many("-I", "--include", help="Further modules with tasks.")
 @click.option(
-    "--max-tasks-per-child", type=click.IntRange(min=1), help="Replace a child after so many tasks."
+    "--max-tasks-per-child",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Replace a child after so many tasks.",
 )
 @click.option(
     "--max-memory-per-child",
@@ -140,7 +143,12 @@ def _many(*names: str, help: str) -> Callable[[F], F]:
     metavar="KIB",
     help="Replace a child that uses more.",
 )
-@click.option("--prefetch-multiplier", type=click.IntRange(min=0), help="Messages a child may hold; 0: many.")
+@click.option(
+    "--prefetch-multiplier",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Messages a child may hold; 0: many.",
+)
 @click.option(
     "--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Kill a task then."
 )

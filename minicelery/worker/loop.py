@@ -131,11 +131,11 @@ class Loop:
                 # A run of it has died before: if it does so again, nothing else goes with it.
                 self._swap(0, 0)
             took = self._run(delivery)
-            self.pace += (took - self.pace) * 0.2
+            # Slow ones count at once, fast ones halve it: one at a time until they prove fast.
+            self.pace = max(took, self.pace / 2)
             if suspect:
                 self._swap(0, 0)
             elif took > BATCH_SECONDS:
-                self.pace = max(self.pace, took)
                 self.give_back()
 
     def give_back(self) -> None:

@@ -1,4 +1,4 @@
-"""The names that settings had before Celery 4, which still are accepted."""
+"""What else settings are called: by the names they had before Celery 4, with a prefix, misspelt."""
 
 from __future__ import annotations
 
@@ -67,3 +67,27 @@ def renamed(key: str) -> str | None:
     """The setting whose old name is `key`, in upper or lower case, or None."""
     key = key.upper()
     return OLD_NAMES.get(key) or namespaced(key)
+
+
+def is_foreign(key: str) -> bool:
+    """Whether `key`, found in a shared configuration, is most likely not meant for us."""
+    if not key.isupper():
+        return False
+    return key.startswith(AMBIGUOUS) or not (
+        renamed(key) or key.startswith(("CELERY_", "CELERYD_", "CELERYBEAT_"))
+    )
+
+
+def suggestion(key: str) -> str:
+    """Words to end a message about the unknown `key` with; empty where nothing is near."""
+    found = nearest(key.lower().removeprefix("celery_"), cutoff=0.6)
+    if found is None:
+        return ""
+    return f"; did you mean {('CELERY_' + found.upper() if key.startswith('CELERY_') else found)!r}?"
+
+
+def nearest(name: str, cutoff: float) -> str | None:
+    """The setting spelt most like `name`; `cutoff` is how alike, from 0 to 1."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, TABLE, n=1, cutoff=cutoff)), None)
