@@ -93,8 +93,9 @@ def decode(document: bytes, serializer: str = "json") -> dict[str, Any]:
         ) from error
     if not isinstance(meta, dict) or not isinstance(meta.get("status"), str):
         raise BackendGetMetaError(f"a stored result has no status: {document[:80]!r}")
-    if meta["status"] in states.EXCEPTION_STATES and meta.get("result") is not None:
-        meta["result"] = rebuild_exception(meta["result"])
+    result = meta.setdefault("result", None)
+    if result is not None and meta["status"] in states.EXCEPTION_STATES:
+        meta["result"] = rebuild_exception(result)
     return meta
 
 
@@ -154,11 +155,18 @@ def _exception_class(name: str, module: str | None) -> type[BaseException]:
         for part in name.split("."):
             # Not getattr: a module's own __getattr__ may import what it is asked for.
             found = vars(found).get(part) if hasattr(found, "__dict__") else None
-    if found is None or found in (SystemExit, KeyboardInterrupt, GeneratorExit):
-        # The latter would end the reader's process, not its call.
-        return type(name, (Exception,), {"__module__": module or "celery.exceptions"})
+    if found is None:
+        return _stand_in(name, module)
     if not isinstance(found, type) or not issubclass(found, BaseException):
         raise SecurityError(
             f"a result names {module}.{name} as its exception, which is not an exception class"
         )
+    if issubclass(found, (SystemExit, KeyboardInterrupt, GeneratorExit)):
+        return _stand_in(name, module)  # it would end the reader's process, not its call
     return found
+
+
+def _stand_in(name: str, module: str | None) -> type[Exception]:
+    # Python takes neither NUL nor lone surrogates in the name of a class.
+    name = name.encode(errors="replace").decode().replace("\0", "?")
+    return type(name, (Exception,), {"__module__": module or "celery.exceptions"})

@@ -96,7 +96,8 @@ class Sender:
     def defaults(self, task: Task[Any, Any] | None) -> Defaults:
         """The defaults of `task`, made anew when a setting has changed since."""
         found: Defaults | None = self._nameless if task is None else task.__dict__.get("_send_defaults")
-        if found is None or found.revision != (self.app._settings or self.app.conf).revision:
+        conf = self.app._settings
+        if found is None or conf is None or found.revision != conf.revision:
             found = Defaults(self.app, task)
             if task is None:
                 self._nameless = found

@@ -187,7 +187,7 @@ class Signal:
         with self._lock:
             for one in self.receivers:
                 if one.is_of(receiver, dispatch_uid) and _is_same(one.sender, sender):
-                    self._keep(lambda other, gone=one: other is not gone)
+                    self.receivers = tuple(other for other in self.receivers if other is not one)
                     return True
         return False
 
@@ -223,11 +223,8 @@ class Signal:
         return weakref.ref(receiver, self._drop)
 
     def _drop(self, reference: Any) -> None:
-        self._keep(lambda one: one.reference is not reference)
-
-    def _keep(self, wanted: Callable[[_Listener], bool]) -> None:
         with self._lock:
-            self.receivers = tuple(one for one in self.receivers if wanted(one))
+            self.receivers = tuple(one for one in self.receivers if one.reference is not reference)
 
 
 @dataclass(slots=True, eq=False)

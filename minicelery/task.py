@@ -139,7 +139,8 @@ class Task(Generic[P, R]):
             if kwargs or not least <= len(args) <= most:
                 self.check_arguments(args, kwargs)
         app = self.app
-        if (app._settings or app.conf).task_always_eager:
+        conf = app._settings
+        if (app.conf if conf is None else conf).task_always_eager:
             return self.apply(args, kwargs, **options)
         return app._sender.send(self.name, args, kwargs, options, self)
 

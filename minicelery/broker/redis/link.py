@@ -239,7 +239,7 @@ class Server:
         if isinstance(error, kind.BusyLoadingError):
             return f"{where}: it is still loading its data; try again shortly"
         if isinstance(error, kind.TimeoutError) or "temporarily unavailable" in text:
-            return f"{where}: no answer in time ({text}); check the server's load, the network and the port"
+            return f"{where}: no answer in time; check the server's load, the network and the port"
         if isinstance(error, kind.ResponseError):
             return f"Redis at {self.masked} refused a command: {text}"
         if "refused" in text:

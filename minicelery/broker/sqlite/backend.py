@@ -58,7 +58,9 @@ class SQLiteBackend:
     def forget(self, ids: Sequence[str]) -> None:
         rows = [(id,) for id in ids]
         if rows:
-            self.file.write(lambda connection: connection.executemany("DELETE FROM results WHERE id = ?", rows))
+            self.file.write(
+                lambda connection: connection.executemany("DELETE FROM results WHERE id = ?", rows)
+            )
 
     def close(self) -> None:
         self.file.close()

@@ -26,9 +26,7 @@ TENDING_GAP = 3.0
 CHUNK = 1000
 """Rows that one transaction of regular work may touch."""
 
-_ADD = (
-    "INSERT INTO messages (queue, priority, due, message_id, task, envelope, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
-)
+_ADD = "INSERT INTO messages (queue, priority, due, message_id, task, envelope, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _RELEASE = (
     "UPDATE messages SET due = NULL WHERE id IN"
     f" (SELECT id FROM messages WHERE queue = ? AND due <= ? ORDER BY due LIMIT {CHUNK})"
@@ -57,9 +55,7 @@ _GIVE_BACK = (
     " WHERE queue = mine.queue AND priority = mine.priority AND consumer IS NULL AND due IS NULL)"
     " WHERE id = ?"
 )
-_RENEW = (
-    "INSERT INTO leases (consumer, until) VALUES (?, ?) ON CONFLICT (consumer) DO UPDATE SET until = excluded.until"
-)
+_RENEW = "INSERT INTO leases (consumer, until) VALUES (?, ?) ON CONFLICT (consumer) DO UPDATE SET until = excluded.until"
 _MARK = "UPDATE messages SET started = 1 WHERE consumer = ? AND receipt = ?"
 _MARK_WITH_REASON = "UPDATE messages SET started = 1, reason = ? WHERE consumer = ? AND receipt = ?"
 
@@ -91,7 +87,9 @@ class SQLiteBroker:
             row = connection.execute("SELECT tended, reap_from FROM tending").fetchone()
             trusted = row is not None and 0 <= now - row[0] <= TENDING_GAP
             reap_from = row[1] if trusted else now + self._lease
-            connection.execute("REPLACE INTO tending (one, tended, reap_from) VALUES (1, ?, ?)", (now, reap_from))
+            connection.execute(
+                "REPLACE INTO tending (one, tended, reap_from) VALUES (1, ?, ?)", (now, reap_from)
+            )
             return _ended(connection, queues, now) if now >= reap_from else []
 
         return self.file.write(work)

@@ -1,0 +1,1 @@
+"""The import path that Celery's users know: `minicelery.utils.log`."""

@@ -1,0 +1,264 @@
+"""The worker's log: handlers where the program has set up none, and what tasks print.
+
+Logging that the program has configured is left as it is: `worker_hijack_root_logger`, by
+which Celery throws the program's handlers away, is accepted and changes nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from minicelery import signals
+from minicelery.exceptions import ImproperlyConfigured
+from minicelery.utils.log import task_logger
+
+if TYPE_CHECKING:
+    from minicelery.settings import Settings
+
+__all__ = ["LoggingProxy", "TaskFormatter", "redirect_stdouts", "restore_stdouts", "setup_logging"]
+
+COLOURS = {"DEBUG": "34", "WARNING": "33", "ERROR": "31", "CRITICAL": "35"}
+"""Codes of the terminal, by level; INFO has none."""
+
+LONGEST_LINE = 16_384
+"""Characters printed without an end of line after which they are logged all the same."""
+
+UNKNOWN = "???"
+
+current_task_info: Callable[[], tuple[str, str] | None] = lambda: None  # noqa: E731 - to be replaced
+"""Returns name and id of the task that runs in this thread, or None."""
+
+process_name: str | None = None
+"""What ``%(processName)s`` is in this process; None: what `logging` says."""
+
+
+def setup_logging(
+    conf: Settings, *, loglevel: str | int, logfile: str | None, colorize: bool | None = None
+) -> None:
+    """Make the worker's log lines appear on stderr, or in `logfile`.
+
+    A receiver of the signal `setup_logging` does it all instead; its exception is raised.
+    Where the root logger has handlers already only the level of minicelery's own loggers is set.
+    `colorize` None means `worker_log_color`, and that None a terminal without NO_COLOR.
+    Raises ImproperlyConfigured for an unknown level or a file that can't be written.
+    """
+    level = level_number(loglevel)
+    colours = wants_colour(logfile, conf.worker_log_color if colorize is None else colorize)
+    announced: dict[str, Any] = {"loglevel": level, "logfile": logfile, "colorize": colours}
+    responses = signals.setup_logging.send(None, format=conf.worker_log_format, **announced)
+    for _, response in responses:
+        if isinstance(response, Exception):
+            raise response
+    if responses:
+        return
+    root = logging.getLogger()
+    if is_configured(root):
+        _set_own_level(level)
+    else:
+        _configure(root, conf.worker_log_format, conf.worker_log_datefmt, level, logfile, colours)
+        if not is_configured(task_logger):
+            _configure(
+                task_logger, conf.worker_task_log_format, conf.worker_task_log_datefmt, level, logfile, colours
+            )
+            task_logger.propagate = False  # its lines would appear twice, once in each format
+    signals.after_setup_logger.send(None, logger=root, format=conf.worker_log_format, **announced)
+    signals.after_setup_task_logger.send(
+        None, logger=task_logger, format=conf.worker_task_log_format, **announced
+    )
+
+
+def redirect_stdouts(level: str | int) -> None:
+    """Log what is printed to stdout and stderr from now on, at `level`."""
+    number = level_number(level)
+    logger = logging.getLogger("minicelery.redirected")
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        original = stream.original if isinstance(stream, LoggingProxy) else stream
+        setattr(sys, name, LoggingProxy(logger, number, original))
+
+
+def restore_stdouts() -> None:
+    """Undo `redirect_stdouts`, where it is still in force."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, LoggingProxy):
+            stream.flush()
+            setattr(sys, name, stream.original)
+
+
+class TaskFormatter(logging.Formatter):
+    """Formats records, with ``%(task_name)s`` and ``%(task_id)s`` of the task that runs."""
+
+    def __init__(self, fmt: str | None = None, use_color: bool = False, datefmt: str | None = None) -> None:
+        super().__init__(fmt, datefmt)
+        self.use_color = use_color
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text, in its level's colour where colours are on."""
+        info = current_task_info()
+        if info is not None:
+            record.task_name, record.task_id = info
+        elif not hasattr(record, "task_id"):
+            record.task_name = record.task_id = UNKNOWN
+        if process_name is not None:
+            record.processName = process_name
+        text = super().format(record)
+        colour = COLOURS.get(record.levelname) if self.use_color else None
+        return text if colour is None else f"\x1b[{colour}m{text}\x1b[0m"
+
+
+class LoggingProxy(io.TextIOBase):
+    """A text stream that logs each line written to it.
+
+    Lines are put together per thread, so threads that print at once don't mix theirs, and no
+    lock is held that a fork could copy.  What logging itself prints meanwhile, as the
+    traceback of a failing handler, goes to `original`.
+    """
+
+    def __init__(self, logger: logging.Logger, level: int, original: Any) -> None:
+        self.logger = logger
+        self.level = level
+        self.original = original
+        self._thread = _Unfinished()
+
+    def write(self, text: str) -> int:
+        """Log the lines that `text` completes; keep the rest until its end comes, or a flush."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() takes a str, not {type(text).__name__}")
+        thread = self._thread
+        if thread.logging:
+            if self.original is not None:
+                self.original.write(text)
+            return len(text)
+        *lines, thread.text = (thread.text + text).split("\n")
+        if len(thread.text) > LONGEST_LINE:
+            lines.append(thread.text)
+            thread.text = ""
+        for line in lines:
+            self._log(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Log the line begun by this thread as it stands."""
+        thread = self._thread
+        if thread.logging:
+            if self.original is not None:
+                self.original.flush()
+            return
+        line, thread.text = thread.text, ""
+        self._log(line)
+
+    def close(self) -> None:
+        """Do nothing: what is printed later must not fail."""
+
+    def fileno(self) -> int:
+        """The descriptor of the stream replaced, for a subprocess to write to."""
+        if self.original is None:
+            raise io.UnsupportedOperation("fileno")
+        number: int = self.original.fileno()
+        return number
+
+    def isatty(self) -> bool:
+        """False: a log is no terminal."""
+        return False
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # the base class has an attribute
+        """That of the stream replaced."""
+        return getattr(self.original, "encoding", None) or "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]  # the base class has an attribute
+        """That of the stream replaced."""
+        return getattr(self.original, "errors", None) or "strict"
+
+    @property
+    def buffer(self) -> BinaryIO:
+        """That of the stream replaced: bytes are not logged."""
+        buffer: BinaryIO = self.original.buffer
+        return buffer
+
+    def _log(self, line: str) -> None:
+        line = line.rstrip("\r")
+        if not line.strip():
+            return
+        self._thread.logging = True
+        try:
+            self.logger.log(self.level, "%s", line)
+        finally:
+            self._thread.logging = False
+
+
+class _Unfinished(threading.local):
+    text = ""  # printed by this thread, its end of line still to come
+    logging = False  # this thread is in a log call of ours
+
+
+def level_number(level: str | int) -> int:
+    """The number of a level given by name, in any case, or by number."""
+    if isinstance(level, int):
+        return level
+    number = logging.getLevelName(level.upper())
+    if isinstance(number, int):
+        return number
+    if level.isdigit():
+        return int(level)
+    raise ImproperlyConfigured(
+        f"there is no log level {level!r}; there are DEBUG, INFO, WARNING, ERROR and CRITICAL"
+    )
+
+
+def wants_colour(logfile: str | None, wanted: bool | None) -> bool:
+    """Whether log lines are coloured: on a terminal only; `wanted` True overrules NO_COLOR."""
+    if wanted is False or logfile is not None:
+        return False
+    if wanted is None and (os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"):
+        return False
+    stream = sys.__stderr__
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def is_configured(logger: logging.Logger) -> bool:
+    """Whether someone has given the logger a handler that does something."""
+    return any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers)
+
+
+def _set_own_level(level: int) -> None:
+    own = logging.getLogger("minicelery")
+    if own.level == logging.NOTSET:
+        own.setLevel(level)
+
+
+def _configure(
+    logger: logging.Logger, format: str, datefmt: str | None, level: int, logfile: str | None, colours: bool
+) -> None:
+    handler = _handler(logfile)
+    handler.setFormatter(TaskFormatter(format, colours, datefmt))
+    logger.addHandler(handler)
+    logger.setLevel(level)
+
+
+def _handler(logfile: str | None) -> logging.Handler:
+    if logfile is None:
+        return logging.StreamHandler(sys.__stderr__)
+    from logging.handlers import WatchedFileHandler  # imports sockets and pickle
+
+    try:
+        return WatchedFileHandler(logfile, encoding="utf-8")
+    except OSError as error:
+        raise ImproperlyConfigured(
+            f"the log file {logfile} can't be written ({error.strerror}); give another with --logfile"
+        ) from error
