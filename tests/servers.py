@@ -89,16 +89,20 @@ class RedisServer:
         assert self._folder is not None
         config = {"bind": "127.0.0.1", "port": self.port, "dir": self._folder, "save": "", "appendonly": "no"}
         config |= self.config
-        arguments = [part for name, value in config.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        arguments = [
+            part for name, value in config.items() for part in (f"--{name.replace('_', '-')}", str(value))
+        ]
         with open(self._folder / "log", "ab") as log:
-            self._process = subprocess.Popen([REDIS, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [REDIS, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         end = time.monotonic() + 10
         while time.monotonic() < end and self._process.poll() is None:
             try:
                 # A server that loads its file answers -LOADING; a stranger on the port is not this pid.
-                if f"process_id:{self.pid}\r".encode() in self.command("INFO", "server"):
-                    if self.command("PING").startswith(b"+PONG"):
-                        return
+                mine = f"process_id:{self.pid}\r".encode() in self.command("INFO", "server")
+                if mine and self.command("PING").startswith(b"+PONG"):
+                    return
             except OSError:
                 pass
             time.sleep(0.02)

@@ -276,14 +276,25 @@ def _environment() -> dict[str, str]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
+    """End the worker and all it has started, gently and then not; none is left afterwards."""
     process.terminate()
+    end = time.monotonic() + STOP
+    # Children outlive a worker that was stopped while it started, until they see that it is gone.
+    while process.poll() is None or _group_lives(process.pid):
+        if time.monotonic() > end:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return
+        time.sleep(0.01)
+
+
+def _group_lives(group: int) -> bool:
     try:
-        process.wait(STOP)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 @contextlib.contextmanager

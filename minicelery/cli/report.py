@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minicelery import __version__
-from minicelery.broker.url import mask_url
 from minicelery.cli import ui
 from minicelery.cli.session import Session, common_options
 from minicelery.exceptions import MiniCeleryError
@@ -21,9 +19,6 @@ if TYPE_CHECKING:
     from minicelery.app import Celery
 
 _PACKAGES = ("click", "redis", "hiredis", "pika", "msgpack", "celery", "django", "flask")
-_SECRET = re.compile(r"pass|secret|token|key(?!prefix|_prefix|s\b)|auth|credential", re.IGNORECASE)
-_NOT_SECRET = frozenset({"task_default_routing_key"})
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://\S*")
 
 
 @click.command(short_help="Show versions, platform and settings, for bug reports.")
@@ -65,23 +60,8 @@ def describe(app: Celery) -> dict[str, dict[str, Any]]:
             "broker": _server(lambda: app.broker.url),
             "results": _server(lambda: app.backend.url) if app.conf.result_backend else "disabled",
         },
-        "settings": {name: hide(name, value) for name, value in sorted(_changed(app).items())},
+        "settings": dict(sorted(app.conf.table().items())),
     }
-
-
-def hide(name: str, value: Any) -> Any:
-    """A setting's value fit to be shown to others: passwords and keys become ``**``."""
-    if _SECRET.search(name) and name not in _NOT_SECRET and value:
-        return "**"
-    if isinstance(value, dict):
-        return {key: hide(str(key), inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [hide("", inner) for inner in value]
-    if isinstance(value, str):
-        return _URL.sub(lambda match: mask_url(match[0]), value)
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    return hide("", repr(value))
 
 
 def _server(read_url: Callable[[], str]) -> str:
@@ -90,10 +70,6 @@ def _server(read_url: Callable[[], str]) -> str:
         return read_url()
     except MiniCeleryError as failure:
         return f"not usable: {failure}"
-
-
-def _changed(app: Celery) -> dict[str, Any]:
-    return dict(app.conf.changed())
 
 
 def _versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from minicelery import signals
 from minicelery.exceptions import ImproperlyConfigured
@@ -125,33 +125,32 @@ class LoggingProxy(io.TextIOBase):
         self.logger = logger
         self.level = level
         self.original = original
-        self._thread = _Unfinished()
+        self._begun = _Begun()
 
     def write(self, text: str) -> int:
         """Log the lines that `text` completes; keep the rest until its end comes, or a flush."""
         if not isinstance(text, str):
             raise TypeError(f"write() takes a str, not {type(text).__name__}")
-        thread = self._thread
-        if thread.logging:
+        if _here.logging:
             if self.original is not None:
                 self.original.write(text)
             return len(text)
-        *lines, thread.text = (thread.text + text).split("\n")
-        if len(thread.text) > LONGEST_LINE:
-            lines.append(thread.text)
-            thread.text = ""
+        *lines, begun = (self._begun.line + text).split("\n")
+        if len(begun) > LONGEST_LINE:
+            lines.append(begun)
+            begun = ""
+        self._begun.line = begun
         for line in lines:
             self._log(line)
         return len(text)
 
     def flush(self) -> None:
         """Log the line begun by this thread as it stands."""
-        thread = self._thread
-        if thread.logging:
+        if _here.logging:
             if self.original is not None:
                 self.original.flush()
             return
-        line, thread.text = thread.text, ""
+        line, self._begun.line = self._begun.line, ""
         self._log(line)
 
     def close(self) -> None:
@@ -182,26 +181,30 @@ class LoggingProxy(io.TextIOBase):
         """That of the stream replaced."""
         return getattr(self.original, "errors", None) or "strict"
 
-    @property
-    def buffer(self) -> BinaryIO:
-        """That of the stream replaced: bytes are not logged."""
-        buffer: BinaryIO = self.original.buffer
-        return buffer
+    def __getattr__(self, name: str) -> Any:
+        # `buffer`, `name`, `reconfigure`, …; bytes written to `buffer` are not logged.
+        return getattr(self.original, name)
 
     def _log(self, line: str) -> None:
         line = line.rstrip("\r")
         if not line.strip():
             return
-        self._thread.logging = True
+        _here.logging = True
         try:
             self.logger.log(self.level, "%s", line)
         finally:
-            self._thread.logging = False
+            _here.logging = False
 
 
-class _Unfinished(threading.local):
-    text = ""  # printed by this thread, its end of line still to come
-    logging = False  # this thread is in a log call of ours
+class _Begun(threading.local):
+    line = ""  # printed by this thread, its end still to come
+
+
+class _Here(threading.local):
+    logging = False  # this thread is in a log call of a proxy's: of any, as handlers may use the other
+
+
+_here = _Here()
 
 
 def level_number(level: str | int) -> int:

@@ -87,14 +87,18 @@ def test_the_demo_shows_a_moving_bar_and_colours_on_a_terminal(environment: dict
     assert "\r\x1b[2K" in text
 
 
+@pytest.mark.parametrize("started", [False, True])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_demo_that_is_stopped_stops_its_worker_and_cleans_up(
-    environment: dict[str, str], tmp_path: Path, number: signal.Signals, code: int
+    environment: dict[str, str], tmp_path: Path, number: signal.Signals, code: int, started: bool
 ) -> None:
     with subprocess.Popen(
         command(), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         try:
+            assert process.stdout is not None
+            while started and b"add(2, 2)" not in process.stdout.readline():
+                assert process.poll() is None
             wait_until(lambda: processes_in(tmp_path), timeout=8)
             process.send_signal(number)
             wait_until(lambda: process.poll() is not None, timeout=8)

@@ -178,6 +178,7 @@ def test_settings_may_come_from_a_module(project: Project, run: Run) -> None:
     assert "special" in run("--config", "conf", "-A", "tasks", "report").out
 
 
+@pytest.mark.filterwarnings("always")
 def test_an_unknown_setting_is_one_line_of_warning(project: Project, run: Run) -> None:
     project.write("tasks.py", "from minicelery import Celery\napp = Celery('t', task_serialiser='json')\n")
     err = run("-A", "tasks", "report").err

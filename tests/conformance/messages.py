@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from minicelery.broker import Consumer
+from minicelery.broker import Broker, Consumer
 from minicelery.message import Delivery, Message, Outcome, Record, Verdict, new_id
 
 
@@ -14,7 +14,9 @@ def call(name: str | None = None, queue: str = "q", **fields: Any) -> Message:
     """A message as the application makes it; `name` becomes its id."""
     id = name if name is not None else new_id()
     headers = {"lang": "py", "task": "tasks.add", "id": id, "root_id": id, "retries": 0}
-    body = fields.pop("body", b'[[2, 2], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]')
+    body = fields.pop(
+        "body", b'[[2, 2], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
+    )
     return Message(id, "tasks.add", body, headers, queue, routing_key=queue, **fields)
 
 
@@ -33,6 +35,11 @@ def acked(deliveries: Iterable[Delivery]) -> list[Outcome]:
 
 def requeued(deliveries: Iterable[Delivery]) -> list[Outcome]:
     return [Outcome(delivery, Verdict.REQUEUE) for delivery in deliveries]
+
+
+def serve(broker: Broker, *queues: str) -> None:
+    """Tend the queues once, as a worker does: only a queue that is served has delays."""
+    broker.tend(queues, [])
 
 
 def drain(consumer: Consumer, limit: int = 1000) -> list[str]:

@@ -146,7 +146,7 @@ def test_forgotten_records_are_gone(backend: Backend) -> None:
 
 
 def test_large_documents_and_odd_ids(backend: Backend) -> None:
-    for id in ("grün 🐇", "it's \"quoted\" \\", "x" * 200):
+    for id in ("grün 🐇", 'it\'s "quoted" \\', "x" * 200):
         large = record(id, result="ü" * 1_000_000)
         backend.store([large])
         assert documents(backend.load([id])) == [large.document]
@@ -159,7 +159,9 @@ def test_threads_share_one_backend(backend: Backend) -> None:
         try:
             for n in range(25):
                 backend.store([record(f"{thread}-{n}", result=n)])
-                assert documents(backend.load([f"{thread}-{n}"])) == [record(f"{thread}-{n}", result=n).document]
+                assert documents(backend.load([f"{thread}-{n}"])) == [
+                    record(f"{thread}-{n}", result=n).document
+                ]
         except BaseException as error:
             failures.append(error)
 

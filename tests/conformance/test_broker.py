@@ -14,7 +14,7 @@ import pytest
 from minicelery.broker import Broker, Consumer, open_broker
 from minicelery.message import Outcome, Verdict
 from tests.conformance.conftest import MakeBroker, MakeConsumer
-from tests.conformance.messages import acked, call, drain, ids
+from tests.conformance.messages import acked, call, drain, ids, serve
 from tests.waiting import wait_until
 
 
@@ -35,7 +35,12 @@ def test_a_message_arrives_as_it_was_sent(broker: Broker, consumer: Consumer) ->
     assert (got.content_type, got.content_encoding) == ("application/x-msgpack", "binary")
     assert got.headers == sent.headers
     assert got.properties["reply_to"] == "somebody"
-    assert (delivery.deliveries, delivery.started, delivery.revoked, delivery.broken) == (0, False, False, None)
+    assert (delivery.deliveries, delivery.started, delivery.revoked, delivery.broken) == (
+        0,
+        False,
+        False,
+        None,
+    )
 
 
 def test_the_lowest_priority_number_is_served_first(broker: Broker, consumer: Consumer) -> None:
@@ -112,6 +117,7 @@ def test_without_a_message_a_wait_takes_its_time(consumer: Consumer) -> None:
 
 
 def test_a_message_due_later_comes_in_time_and_not_before(broker: Broker, consumer: Consumer) -> None:
+    serve(broker, "q")
     due = time.time() + 0.4
     broker.publish([call("1", due=due)])
     assert consumer.swap([], 1, 0) == []
@@ -121,6 +127,7 @@ def test_a_message_due_later_comes_in_time_and_not_before(broker: Broker, consum
 
 
 def test_due_messages_come_in_the_order_of_their_times(broker: Broker, consumer: Consumer) -> None:
+    serve(broker, "q")
     now = time.time()
     broker.publish([call(str(n), due=now + n / 10) for n in (3, 1, 2)])
     found: list[str] = []
@@ -139,18 +146,21 @@ def test_a_time_in_the_past_is_now(broker: Broker, consumer: Consumer) -> None:
 def test_a_new_earlier_message_ends_the_wait_for_a_later_one(
     broker: Broker, make_broker: MakeBroker, consumer: Consumer
 ) -> None:
+    serve(broker, "q")
     broker.publish([call("late", due=time.time() + 60)])
     early = call("early", due=time.time() + 0.4)
     timer = threading.Timer(0.2, make_broker().publish, ([early],))
     timer.start()
     assert ids(consumer.swap([], 1, 10)) == ["early"]
-    assert time.time() - early.due < 0.3 if early.due else False
+    assert early.due is not None
+    assert time.time() - early.due < 0.3
     timer.join()
 
 
 def test_a_delayed_message_is_held_by_nobody(
     broker: Broker, consumer: Consumer, make_consumer: MakeConsumer
 ) -> None:
+    serve(broker, "q")
     broker.publish([call("1", due=time.time() + 0.3)])
     assert consumer.swap([], 10, 0.05) == []
     assert (broker.size("q"), broker.delayed("q")) == (0, 1)
@@ -164,6 +174,7 @@ def test_an_expired_message_is_left_to_the_executor(broker: Broker, consumer: Co
 
 
 def test_size_counts_neither_held_nor_delayed(broker: Broker, consumer: Consumer) -> None:
+    serve(broker, "q")
     broker.publish([call(str(n)) for n in range(4)])
     broker.publish([call("high", priority=9), call("delayed", due=time.time() + 60)])
     held = consumer.swap([], 2, 0)
@@ -173,6 +184,7 @@ def test_size_counts_neither_held_nor_delayed(broker: Broker, consumer: Consumer
 
 
 def test_purge_drops_ready_and_delayed_but_not_held(broker: Broker, consumer: Consumer) -> None:
+    serve(broker, "q")
     broker.publish([call("held"), call("2"), call("3", priority=6), call("4", due=time.time() + 60)])
     broker.publish([call("other", "other")])
     held = consumer.swap([], 1, 0)
@@ -190,8 +202,9 @@ def test_a_large_body_arrives_whole(broker: Broker, consumer: Consumer) -> None:
     assert delivery.message.body == body
 
 
-@pytest.mark.parametrize("name", ["grün 🐇", "it's \"quoted\"", "back\\slash", "a b:c/d%s{0}", "q" * 200])
+@pytest.mark.parametrize("name", ["grün 🐇", 'it\'s "quoted"', "back\\slash", "a b:c/d%s{0}", "q" * 200])
 def test_odd_characters_in_queues_and_ids(broker: Broker, make_consumer: MakeConsumer, name: str) -> None:
+    serve(broker, name)
     broker.publish([call(name, name), call(f"{name}2", name, due=time.time() + 60)])
     broker.remember("revoked", name, 60)
     consumer = make_consumer(name)
@@ -273,7 +286,9 @@ def test_threads_share_one_broker(broker: Broker, make_consumer: MakeConsumer) -
     assert sorted(found) == sorted(f"{thread}-{n}" for thread in range(4) for n in range(100))
 
 
-def test_parent_and_forked_child_publish_through_one_broker(url: str, broker: Broker, consumer: Consumer) -> None:
+def test_parent_and_forked_child_publish_through_one_broker(
+    url: str, broker: Broker, consumer: Consumer
+) -> None:
     if url.startswith("memory:"):
         pytest.skip("memory is not shared by processes")
     broker.publish([call("before")])

@@ -312,9 +312,8 @@ def test_a_field_of_the_wrong_type_never_makes_the_decoder_raise(
 def test_a_message_survives_its_own_envelope() -> None:
     body, content_type, encoding = encode_body((1,), {"a": b"\xff"}, "json")
     headers = {"task": "t", "id": "i", "custom": {"a": ["é", None]}}
-    message = Message(
-        "i", "t", body, headers, "q", 7, content_type, encoding, properties={"reply_to": "r", "x-own": [1]}
-    )
+    properties = {"correlation_id": "i", "reply_to": "r", "x-own": [1]}
+    message = Message("i", "t", body, headers, "q", 7, content_type, encoding, properties=properties)
     back = decode(encode(message).encode(), "q", 1).message
     assert (back.id, back.task, back.body, back.headers) == ("i", "t", body, headers)
     assert (back.priority, back.queue, back.content_type) == (7, "q", "application/json")

@@ -78,6 +78,14 @@ end
 SWAP = Script(
     _COMMON,
     """
+-- The first "id" of an envelope is its header: the body before it is base64.
+local function id_of(envelope)
+  local id = string.match(envelope, '"id":%s*"([^"\\]*)"')
+  if id then return id end
+  local read, value = pcall(cjson.decode, envelope)
+  return read and type(value) == 'table' and type(value.headers) == 'table'
+    and type(value.headers.id) == 'string' and value.headers.id or nil
+end
 local name, lease, want, most, base = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local turn, db, own, n = tonumber(ARGV[6]), ARGV[7], ARGV[8], tonumber(ARGV[9])
 local at = 10
@@ -184,7 +192,7 @@ local revoked = KEYS[#KEYS]
 local flags = ''
 if redis.call('EXISTS', revoked) == 1 then
   for f = 3, #found, 3 do
-    local id = string.match(found[f], '"id":%s*"([^"]*)"')
+    local id = id_of(found[f])
     local score = id and redis.call('ZSCORE', revoked, id)
     flags = flags .. ((score and tonumber(score) > moment) and '1' or '0')
   end

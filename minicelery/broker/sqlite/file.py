@@ -174,7 +174,8 @@ class File:
         if self._schema_version(connection) == SCHEMA_VERSION:
             return
         connection.execute("BEGIN IMMEDIATE")
-        if self._schema_version(connection) == 0:
+        if self._schema_version(connection) == 0:  # nobody else was first
+            self._refuse_foreign(connection)
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -187,13 +188,15 @@ class File:
                 f"the database {self.path} has tables of version {version}, this minicelery knows "
                 f"{SCHEMA_VERSION}: upgrade minicelery, or name another file"
             )
-        foreign = "SELECT name FROM sqlite_master WHERE name IN ('messages', 'results')"
-        if version == 0 and connection.execute(foreign).fetchall():
+        return version
+
+    def _refuse_foreign(self, connection: sqlite3.Connection) -> None:
+        names = "SELECT name FROM sqlite_master WHERE name IN ('messages', 'results')"
+        if connection.execute(names).fetchall():
             raise self._failure(
                 f"the database {self.path} belongs to another program: it has tables of "
                 "minicelery's names that minicelery did not make; name another file"
             )
-        return version
 
     def _adopt(self, thread: int, connection: sqlite3.Connection) -> None:
         """Keep the connection for its thread, and close those of threads that have ended."""
@@ -281,7 +284,7 @@ def _is_busy(error: sqlite3.Error) -> bool:
 def _path(server: ServerURL) -> str:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise ImproperlyConfigured(
-            f"{server.masked}: this Python has SQLite {sqlite3.sqlite_version}; the broker needs 3.35 or newer"
+            f"{server.masked}: this Python has SQLite {sqlite3.sqlite_version}; it takes 3.35 or newer"
         )
     name = server.path[1:]
     if server.host or not name:

@@ -1,0 +1,1 @@
+"""Measures minicelery against other task queues, side by side on one machine."""

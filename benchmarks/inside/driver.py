@@ -1,0 +1,68 @@
+"""The producer's side of a peer: reads a JSON command a line, answers each with a JSON line.
+
+Runs in the peer's own environment, with the peer's folder as working directory.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from typing import Any
+
+from tasks import Client
+
+client = Client()
+
+
+def enqueue(seconds: float, batch: bool) -> dict[str, Any]:
+    client.send_for(0.1, batch)
+    sent, elapsed = client.send_for(seconds, batch)
+    return {"sent": sent, "seconds": elapsed}
+
+
+def fill(plan: list[tuple[str, list[Any], int]]) -> dict[str, Any]:
+    """Send `[task, args, count]` in order, as batches."""
+    calls = [(task, tuple(args)) for task, args, count in plan for _ in range(count)]
+    for start in range(0, len(calls), client.chunk):
+        client.send_batch(calls[start : start + client.chunk])
+    return {"sent": len(calls)}
+
+
+def round_trips(count: int) -> dict[str, Any]:
+    return {"seconds": client.round_trips(count)}
+
+
+def later(count: int, delay: float) -> dict[str, Any]:
+    for _ in range(count):
+        client.send_later(delay, "noop")
+    return {"sent": count}
+
+
+def due(count: int, first: float, last: float) -> dict[str, Any]:
+    """Send tasks due evenly over `first`..`last` seconds from now; how late each one began."""
+    begin = time.time()
+    handles = []
+    for number in range(count):
+        moment = begin + first + (last - first) * number / count
+        handles.append(client.send_later(moment - time.time(), "late", moment))
+    return {"lateness": [client.get(handle, 30) for handle in handles]}
+
+
+COMMANDS = {function.__name__: function for function in (enqueue, fill, round_trips, later, due)}
+
+
+def main() -> None:
+    answers, sys.stdout = sys.stdout, sys.stderr  # a library's prints must not mix with answers
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = COMMANDS[request.pop("command")](**request)
+        except Exception:
+            answer = {"error": traceback.format_exc(limit=-3)}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""What the tasks do, the same for every peer."""
+
+from __future__ import annotations
+
+import time
+
+from counting import count
+
+
+def noop() -> int:
+    """Nothing; returns 1 because huey does not store None."""
+    count()
+    return 1
+
+
+def spin(seconds: float) -> int:
+    """Use `seconds` of this thread's CPU."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+    count()
+    return 1
+
+
+def nap(seconds: float) -> int:
+    """Hold a slot for `seconds` without using CPU."""
+    time.sleep(seconds)
+    count()
+    return 1
+
+
+def late(due: float) -> float:
+    """Seconds since `due`."""
+    lateness = time.time() - due
+    count()
+    return lateness

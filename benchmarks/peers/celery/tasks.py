@@ -1,0 +1,32 @@
+"""The tasks on Celery."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import client
+import work
+from celery import Celery
+
+app = Celery("tasks", broker=client.REDIS_URL, backend=client.REDIS_URL)
+app.conf.broker_connection_retry_on_startup = True
+tasks = {
+    function.__name__: app.task(function, name=function.__name__, ignore_result=not client.RESULTS)
+    for function in (work.noop, work.spin, work.nap, work.late)
+}
+
+
+class Client(client.Client):
+    def send(self, task: str, *args: Any) -> Any:
+        return tasks[task].delay(*args)
+
+    def send_batch(self, calls: list[tuple[str, tuple[Any, ...]]]) -> None:
+        with app.producer_or_acquire() as producer:
+            for task, args in calls:
+                tasks[task].apply_async(args, producer=producer)
+
+    def send_later(self, delay: float, task: str, *args: Any) -> Any:
+        return tasks[task].apply_async(args, countdown=delay)
+
+    def get(self, handle: Any, timeout: float) -> Any:
+        return handle.get(timeout=timeout)

@@ -1,0 +1,31 @@
+"""The tasks on minicelery."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import client
+import work
+from minicelery import Celery
+
+app = Celery("tasks", broker=client.REDIS_URL, backend=client.REDIS_URL)
+tasks = {
+    function.__name__: app.task(function, name=function.__name__, ignore_result=not client.RESULTS)
+    for function in (work.noop, work.spin, work.nap, work.late)
+}
+
+
+class Client(client.Client):
+    def send(self, task: str, *args: Any) -> Any:
+        return tasks[task].delay(*args)
+
+    def send_batch(self, calls: list[tuple[str, tuple[Any, ...]]]) -> None:
+        for task, group in itertools.groupby(calls, key=lambda call: call[0]):
+            tasks[task].apply_many([args for _, args in group])
+
+    def send_later(self, delay: float, task: str, *args: Any) -> Any:
+        return tasks[task].apply_async(args, countdown=delay)
+
+    def get(self, handle: Any, timeout: float) -> Any:
+        return handle.get(timeout=timeout)
