@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from benchmarks.venvs import ROOT, Environments, versions
 
 def main() -> int:
     """Run, print the Markdown report, write the JSON; 1 where anything could not be measured."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every worker is ended
     options = _parse_options()
     sizes = QUICK if options.quick else Sizes()
     try:

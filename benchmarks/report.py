@@ -94,11 +94,11 @@ class Report:
 
     def _ratio(self, row: Row, peer: Peer) -> str:
         return _spread(
-            self.ratios(row, peer), lambda ratio: f"{ratio:.2g}×" if ratio < 10 else f"{ratio:.0f}×"
+            self.ratios(row, peer.name), lambda ratio: f"{ratio:.2g}×" if ratio < 10 else f"{ratio:.0f}×"
         )
 
     def _share(self, row: Row, peer: Peer) -> str:
-        return _spread(self.ratios(row, peer), lambda ratio: f"{100 * ratio:.0f} %")
+        return _spread(self.ratios(row, peer.name), lambda ratio: f"{100 * ratio:.0f} %")
 
     def _machine_text(self) -> str:
         facts = " · ".join(f"{name} {value}" for name, value in self.machine.items())

@@ -57,6 +57,7 @@ def table_rows(sizes: Sizes) -> tuple[Row, ...]:
         Row("idle", "calm", "idle worker, CPU of a core", "%"),
         Row("idle-redis", "calm", "idle worker, CPU of redis-server", "%"),
         Row("delayed-memory", "delayed", f"{ahead}: memory added", "MiB"),
+        Row("delayed-idle", "delayed", f"{ahead}: idle worker, CPU of a core", "%"),
         Row("delayed-latency", "delayed", f"{ahead}: normal task sent after", "ms"),
         Row("lateness-p50", "late", f"{due}: late by, p50", "ms"),
         Row("lateness-p99", "late", f"{due}: late by, p99", "ms"),

@@ -23,8 +23,8 @@ class RedisServer:
         self.folder = tempfile.TemporaryDirectory(prefix="minicelery-bench-")
         self.port = _free_port()
         self.process = subprocess.Popen(
-            [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder.name]
-            + ["--save", "", "--appendonly", "no"],
+            [program, *f"--port {self.port} --bind 127.0.0.1 --appendonly no --save".split(), ""],
+            cwd=self.folder.name,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )

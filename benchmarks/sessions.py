@@ -88,7 +88,7 @@ class Turn:
 
     @contextmanager
     def worker(self, *, results: bool = True, prompt: bool = False) -> Iterator[Tree]:
-        program, *arguments = self.peer.worker
+        program, *arguments = self.peer.worker.split()
         command = [str(self.bin_folder / program), *arguments]
         with self._tree(command, results, prompt, pipes=False) as tree:
             yield tree
@@ -244,18 +244,20 @@ def delayed(turn: Turn, sizes: Sizes) -> Values:
         before = worker.pss_bytes()
         driver.ask("later", count=sizes.delayed_tasks, delay=3600)
         latency = driver.ask("round_trips", count=1)["seconds"][0]
-        _wait_steady(worker)
-        return {"delayed-memory": (worker.pss_bytes() - before) / 2**20, "delayed-latency": latency}
+        idle = _settled_cpu(worker)
+        added = (worker.pss_bytes() - before) / 2**20
+        return {"delayed-memory": added, "delayed-idle": idle, "delayed-latency": latency}
 
 
-def _wait_steady(worker: Tree) -> None:
-    """Wait until the worker has taken what it takes ahead: it uses less than a tenth of a core."""
-    deadline = time.monotonic() + 30
-    busy = True
-    while busy and time.monotonic() < deadline:
+def _settled_cpu(worker: Tree) -> float:
+    """CPU in percent of a core, once the worker has taken what it takes ahead, or 20 s later."""
+    deadline = time.monotonic() + 20
+    while True:
         spent = worker.cpu_seconds()
-        time.sleep(0.5)
-        busy = worker.cpu_seconds() - spent > 0.05
+        time.sleep(1)
+        percent = 100 * (worker.cpu_seconds() - spent)
+        if percent < 5 or time.monotonic() > deadline:
+            return percent
 
 
 def late(turn: Turn, sizes: Sizes) -> Values:

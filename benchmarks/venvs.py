@@ -38,6 +38,8 @@ class Environments:
             return home / "bin"
         print(f"installing {name} into {home}", file=sys.stderr, flush=True)
         shutil.rmtree(home, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / ".gitignore").write_text("*\n")
         _run([sys.executable, "-m", "venv", str(home)])
         _run([str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", *_arguments(requirements)])
         stamp.write_text(wanted)

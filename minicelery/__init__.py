@@ -30,7 +30,7 @@ __all__ = [
 _HOMES = {
     "Celery": "minicelery.app",
     "bugreport": "minicelery.app",
-    "shared_task": "minicelery.app",
+    "shared_task": "minicelery.registry",
     "Signature": "minicelery.canvas",
     "maybe_signature": "minicelery.canvas",
     "signature": "minicelery.canvas",
@@ -42,9 +42,10 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from minicelery._state import current_app, current_task
-    from minicelery.app import Celery, bugreport, shared_task
+    from minicelery.app import Celery, bugreport
     from minicelery.canvas import Signature, maybe_signature, signature
     from minicelery.message import uuid
+    from minicelery.registry import shared_task
     from minicelery.task import Task
 
 

@@ -12,20 +12,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from minicelery import _state, record, signals, states
-from minicelery._state import Proxy
 from minicelery.broker import Backend, Broker, open_backend, open_broker
 from minicelery.broker.url import mask_url
 from minicelery.exceptions import OperationalError, TaskRevokedError
 from minicelery.message import Message
 from minicelery.modules import calling_directory, django_packages, import_related
-from minicelery.registry import TaskRegistry, task_from_function
+from minicelery.registry import TaskRegistry, share, task_from_function
 from minicelery.result import AsyncResult, DisabledBackend, EagerResult
 from minicelery.sending import Sender
 from minicelery.settings import Settings, read_config, read_envvar
 from minicelery.task import Task as PlainTask
 
 if TYPE_CHECKING:
-    from typing import ParamSpec
+    from typing import Concatenate, Literal, ParamSpec
 
     from minicelery.canvas import Signature
     from minicelery.request import Request
@@ -89,10 +88,21 @@ class Celery:
         self._home = calling_directory()
         self.on_configure = signals.Signal("app.on_configure")
         self.on_after_configure = signals.Signal("app.on_after_configure")
+        self.on_after_fork = signals.Signal("app.on_after_fork")
         self.on_after_finalize = signals.Signal("app.on_after_finalize")
         if set_as_current:
             self.set_current()
-        _state.finalized.append(weakref.ref(self))
+        reference = weakref.ref(self)
+        _state.finalized.append(reference)
+
+        def renew_lock() -> None:
+            # A thread of the parent may have held it while another forked.
+            if (app := reference()) is not None:
+                app._lock = threading.RLock()
+                if app.on_after_fork.receivers:
+                    app.on_after_fork.send(sender=app)
+
+        os.register_at_fork(after_in_child=renew_lock)
 
     # -- settings --------------------------------------------------------------------------
 
@@ -145,9 +155,7 @@ class Celery:
 
     def add_defaults(self, values: Mapping[str, Any]) -> None:
         """Set what is not set yet."""
-        for key, value in values.items():
-            if key not in self.conf.changed():
-                self.conf[key] = value
+        self.conf.add_defaults(values)
 
     # -- tasks -----------------------------------------------------------------------------
 
@@ -173,6 +181,10 @@ class Celery:
     @overload
     def task(self, fun: Callable[P, R], /) -> PlainTask[P, R]: ...
     @overload
+    def task(
+        self, /, *, bind: Literal[True], **options: Any
+    ) -> Callable[[Callable[Concatenate[Any, P], R]], PlainTask[P, R]]: ...
+    @overload
     def task(self, /, **options: Any) -> Callable[[Callable[P, R]], PlainTask[P, R]]: ...
     def task(self, fun: Any = None, /, **options: Any) -> Any:
         """Make a function a task of this app: `@app.task` or `@app.task(name=…, bind=True, …)`.
@@ -187,7 +199,7 @@ class Celery:
         shared = options.pop("shared", True)
         task = task_from_function(self, fun, **options)
         if shared:
-            _share(lambda app: app if app is self else task_from_function(app, fun, **options))
+            share(lambda app: app if app is self else task_from_function(app, fun, quiet=True, **options))
         return task
 
     def register_task(
@@ -359,12 +371,9 @@ class Celery:
                     if not conf.result_backend or conf.result_backend in ("disabled", "disabled://"):
                         self._backend = DisabledBackend()
                     else:
-                        options = {
-                            "connection_timeout": conf.broker_connection_timeout,
-                            "use_ssl": conf.redis_backend_use_ssl,
-                            **conf.result_backend_transport_options,
-                        }
-                        self._backend = open_backend(self._placed(conf.result_backend), options=options)
+                        self._backend = open_backend(
+                            self._placed(conf.result_backend), options=_backend_options(conf)
+                        )
         return self._backend
 
     def _placed(self, url: str) -> str:
@@ -435,41 +444,19 @@ class Celery:
         return _state.get_current_app, ()
 
 
-def _share(register: Callable[[Celery], Any]) -> None:
-    _state.shared.append(register)
-    for reference in list(_state.finalized):
-        app = reference()
-        if app is None:
-            _state.finalized.remove(reference)
-        elif app.finalized:
-            register(app)
-
-
-@overload
-def shared_task(fun: Callable[P, R], /) -> PlainTask[P, R]: ...
-@overload
-def shared_task(**options: Any) -> Callable[[Callable[P, R]], PlainTask[P, R]]: ...
-def shared_task(*args: Any, **options: Any) -> Any:
-    """A task of every app, those still to come too; calls go to the current app.
-
-    For modules that must not import the app, such as a Django or Flask application's.
-    """
-
-    def declare(fun: Callable[..., Any]) -> Any:
-        name = options.get("name")
-        _share(lambda app: task_from_function(app, fun, **options))
-
-        def find() -> PlainTask[..., Any]:
-            app = _state.get_current_app()
-            return app.tasks[name or app.gen_task_name(fun.__name__, fun.__module__)]
-
-        return Proxy(find)
-
-    if len(args) == 1 and callable(args[0]):
-        return declare(args[0])
-    if args:
-        raise TypeError("@shared_task takes a function, or options by keyword")
-    return declare
+def _backend_options(conf: Settings) -> dict[str, Any]:
+    given = {
+        name: conf[f"redis_{name}"]
+        for name in ("socket_timeout", "socket_connect_timeout", "username", "password", "client_name")
+        if conf.value_set_for(f"redis_{name}")
+    }
+    return {
+        "connection_timeout": conf.broker_connection_timeout,
+        "use_ssl": conf.redis_backend_use_ssl,
+        "pool_limit": conf.redis_max_connections,
+        **given,
+        **conf.result_backend_transport_options,
+    }
 
 
 def bugreport(app: Celery | None = None) -> str:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
+from minicelery import _state
+from minicelery._state import Proxy
 from minicelery.exceptions import DuplicateTaskNameWarning, NotRegistered
 from minicelery.task import Task
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class TaskRegistry(dict[str, Task[..., Any]]):
@@ -55,6 +60,7 @@ def task_from_function(
     lazy: bool = True,
     filter: Callable[..., Any] | None = None,
     pydantic: bool = False,
+    quiet: bool = False,
     **options: Any,
 ) -> Task[..., Any]:
     """The task that `fun` and the options of `@app.task` make, registered with `app`."""
@@ -63,7 +69,7 @@ def task_from_function(
     name = name or app.gen_task_name(fun.__name__, fun.__module__)
     known = app._registry.get(name)
     if known is not None:
-        if getattr(known, "__wrapped__", None) is not fun and not _same_source(known, fun):
+        if not quiet and getattr(known, "__wrapped__", None) is not fun and not _same_source(known, fun):
             warnings.warn(
                 f"a task named {name!r} is registered already, so {_place(fun)} was not registered; "
                 "give one of them a name=",
@@ -109,3 +115,45 @@ def _place(fun: Callable[..., Any]) -> str:
     code = getattr(fun, "__code__", None)
     where = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
     return f"{fun.__module__}.{getattr(fun, '__qualname__', fun)}{where}"
+
+
+def share(register: Callable[[Celery], Any]) -> None:
+    """Have `register` called with every app: those that are finalized now, others when they are."""
+    _state.shared.append(register)
+    for reference in list(_state.finalized):
+        app = reference()
+        if app is None:
+            _state.finalized.remove(reference)
+        elif app.finalized:
+            register(app)
+
+
+@overload
+def shared_task(fun: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def shared_task(
+    *, bind: Literal[True], **options: Any
+) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+@overload
+def shared_task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def shared_task(*args: Any, **options: Any) -> Any:
+    """A task of every app, those still to come too; calls go to the current app.
+
+    For modules that must not import the app, such as a Django or Flask application's.
+    """
+
+    def declare(fun: Callable[..., Any]) -> Any:
+        name = options.get("name")
+        share(lambda app: task_from_function(app, fun, **options))
+
+        def find() -> Task[..., Any]:
+            app = _state.get_current_app()
+            return app.tasks[name or app.gen_task_name(fun.__name__, fun.__module__)]
+
+        return Proxy(find)
+
+    if len(args) == 1 and callable(args[0]):
+        return declare(args[0])
+    if args:
+        raise TypeError("@shared_task takes a function, or options by keyword")
+    return declare

@@ -61,9 +61,10 @@ def loads(data: bytes, content_type: str, encoding: str, accept: frozenset[str])
 
     Raises ContentDisallowed before it looks at `data`, DecodeError where it can't be read.
     """
-    if content_type not in accept:
+    if not isinstance(content_type, str) or content_type not in accept:
         raise ContentDisallowed(
-            f"content type {content_type!r} is not accepted; accept_content allows {', '.join(sorted(accept))}"
+            f"content type {content_type!r:.80} is not accepted; "
+            f"accept_content allows {', '.join(sorted(accept))}"
         )
     if content_type == "application/json":
         return decode_json(data, encoding)
@@ -154,7 +155,7 @@ def decode_json(data: bytes | str, encoding: str = "utf-8") -> Any:
         raise
     except RecursionError:
         raise DecodeError("JSON nested too deeply") from None
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, TypeError) as error:  # TypeError: of an encoding that is no text
         raise DecodeError(f"not JSON: {error}") from error
 
 

@@ -125,13 +125,15 @@ class Settings(Mapping[str, Any]):
             self._say_unknown(key)
         self._assign({name or key: value})
 
-    def update(self, mapping: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **values: Any) -> None:
+    def update(
+        self, mapping: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None, /, **values: Any
+    ) -> None:
         """Set many at once, or none if one of them can't work.
 
         New names win over ``CELERY_…`` ones, and these over old ones.  Upper-case keys of
         others, such as Flask's, are passed over.
         """
-        self._assign(self._translated({**dict(mapping), **values}))
+        self._assign(self._translated({**dict(mapping or ()), **values}))
 
     def add_defaults(self, mapping: Mapping[str, Any]) -> None:
         """Like `update`, but leaves alone what has been set already."""
@@ -323,7 +325,7 @@ def _converted(row: Setting, value: Any, origin: str) -> Any:
 
 def _shown(row: Setting, value: Any) -> str:
     """`value` for an error: its type alone where the text might hold a secret."""
-    plain = value is None or isinstance(value, (str, int, float, list, tuple, Mapping))
+    plain = value is None or isinstance(value, (str, int, float))
     is_url = row.kind in (BROKER_URL, STORE_URL)
     if not plain or (is_url and not (isinstance(value, str) and "://" in value)):
         return f"a value of type {type(value).__name__}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AnySet
 from datetime import timedelta, tzinfo
@@ -238,6 +239,9 @@ def _parse(url: str) -> None:
     from minicelery.broker.url import parse_url
     from minicelery.exceptions import ImproperlyConfigured
 
+    server, *rest = re.split("[/?#]", url.partition("://")[2], maxsplit=1)
+    if ":" in server and "@" not in server and any("@" in part for part in rest):
+        raise ValueError("percent-encode special characters in the password: / is %2F, ? is %3F, # is %23")
     try:
         parse_url(url)
     except ImproperlyConfigured as error:

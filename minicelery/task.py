@@ -8,16 +8,13 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar
 
 from minicelery import states
 from minicelery._state import get_current_app, request_var
 from minicelery.canvas import Signature
 from minicelery.exceptions import MaxRetriesExceededError, Retry
 from minicelery.request import Request
-
-if sys.version_info >= (3, 10):
-    from typing import ParamSpec
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -213,27 +210,24 @@ class Task(Generic[P, R]):
 
         The new attempt leaves with this one's outcome, in one step.  It starts `countdown`
         seconds from now (default: `default_retry_delay`) or at `eta`.  Raises `exc`, or
-        MaxRetriesExceededError, when `max_retries` have been made.  New `args` and `kwargs`
-        replace the old ones by parameter name.
+        MaxRetriesExceededError, when `max_retries` have been made.  New `args`, or new
+        `kwargs`, replace the old arguments of the same names; both together replace all.
         """
         request = self.request
         if request.called_directly:
             _raise_current(exc or Retry("Task can be retried", None))
+        new_args, new_kwargs = self._retry_arguments(request, args, kwargs)
         limit = self.max_retries if max_retries is None else max_retries
         if limit is not None and request.retries + 1 > limit:
             if exc is not None:
                 _raise_current(exc)
             raise MaxRetriesExceededError(
-                f"Can't retry {self.name}[{request.id}] args:{request.args} kwargs:{request.kwargs}",
-                task_args=request.args,
-                task_kwargs=request.kwargs,
+                f"Can't retry {self.name}[{request.id}] args:{tuple(new_args)} kwargs:{new_kwargs}",
+                task_args=new_args,
+                task_kwargs=new_kwargs,
             )
         if eta is None and countdown is None:
             countdown = self.default_retry_delay
-        if args is None and kwargs is None:
-            new_args, new_kwargs = request.args, request.kwargs
-        else:
-            new_args, new_kwargs = self._merge_arguments(request, args, kwargs)
         when = countdown if countdown is not None else eta
         message = self.app._retry_message(request, new_args, new_kwargs, countdown, eta, options)
         request.outbox.append(message)
@@ -301,17 +295,27 @@ class Task(Generic[P, R]):
         except TypeError as error:
             raise TypeError(f"{self.name}{self.__signature__}: {error}") from None
 
-    def _merge_arguments(
+    def _retry_arguments(
         self, request: Request, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        if not self.typing:
-            return (request.args if args is None else args), (request.kwargs if kwargs is None else kwargs)
-        old = self.__signature__.bind_partial(*request.args, **request.kwargs)
-        new = self.__signature__.bind_partial(*(args or ()), **(kwargs or {}))
-        merged = old.arguments | new.arguments
-        names = [name for name in self.__signature__.parameters if name in merged]
-        bound = inspect.BoundArguments(self.__signature__, {name: merged[name] for name in names})
-        return bound.args, bound.kwargs
+        """What a retry is called with: the old arguments where new ones don't replace them by name."""
+        if args is None and kwargs is None:
+            return request.args, request.kwargs
+        if args is not None and kwargs is not None:
+            return tuple(args), kwargs
+        parameters = self.__signature__.parameters
+        names = [name for name, found in parameters.items() if found.kind is found.POSITIONAL_OR_KEYWORD]
+        if args is not None:
+            taken = set(list(parameters)[: len(args)]).intersection(names)
+            return tuple(args), {name: value for name, value in request.kwargs.items() if name not in taken}
+        assert kwargs is not None
+        try:
+            bound = self.__signature__.bind_partial(*request.args)
+        except TypeError:
+            return request.args, kwargs
+        replaced = {name: kwargs[name] for name in bound.arguments if name in kwargs and name in names}
+        bound.arguments.update(replaced)
+        return bound.args, {name: value for name, value in kwargs.items() if name not in replaced}
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)

@@ -96,7 +96,10 @@ class Proxy:
                     self.lost += len(data)
                     continue
                 if is_reply and self._left is not None:
-                    passed, self._left = data[: self._left], None if len(data) >= self._left else self._left - len(data)
+                    passed, self._left = (
+                        data[: self._left],
+                        None if len(data) >= self._left else self._left - len(data),
+                    )
                     sink.sendall(passed)
                     if self._left is None:
                         break

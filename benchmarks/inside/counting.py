@@ -26,4 +26,6 @@ def _claim_slot() -> memoryview:
         fcntl.flock(file, fcntl.LOCK_EX)
         slots = memoryview(mmap.mmap(file.fileno(), SLOTS * 8)).cast("q")
         slots[0] += 1
-        return slots[slots[0] : slots[0] + 1]
+        mine = slots[0]
+        fcntl.flock(file, fcntl.LOCK_UN)  # closing does not unlock: mmap keeps a copy of the descriptor
+    return slots[mine : mine + 1]

@@ -21,7 +21,7 @@ class Peer:
 
     name: str
     requirements: tuple[str, ...]
-    worker: tuple[str, ...]  # the program first; it is found in the peer's environment
+    worker: str  # command line; the program is found in the peer's environment
     settings: str  # what a reader must know of its configuration
     drain_tasks: int  # enough for a second or two
     unsettled: Callable[[Ask], int]  # tasks in a queue or held by a worker
@@ -65,7 +65,7 @@ def _floor(client: str, batch: int) -> Peer:
         name=f"floor {client} {batch}",
         folder="floor",
         requirements=_REDIS,
-        worker=("python", "worker.py"),
+        worker="python worker.py",
         settings=f"2 processes, {batch} tasks a turn, MULTI/EXEC through "
         + ("redis-py's pipeline" if client == "redis-py" else "a socket, packed and parsed by hiredis"),
         drain_tasks=10_000 if batch == 1 else 30_000,
@@ -80,7 +80,7 @@ PEERS = (
     Peer(
         name="minicelery",
         requirements=(CHECKOUT + "[fast]",),
-        worker=("minicelery", "-A", "tasks", "worker", "-c", "2", "-l", "warning"),
+        worker="minicelery -A tasks worker -c 2 -l warning",
         settings="worker -c 2 -l warning",
         drain_tasks=30_000,
         unsettled=_minicelery_unsettled,
@@ -89,8 +89,8 @@ PEERS = (
     Peer(
         name="celery",
         requirements=("celery[redis]==5.7.0", *_REDIS),
-        worker=("celery", "-A", "tasks", "worker", "-P", "prefork", "-c", "2")
-        + ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "warning"),
+        worker="celery -A tasks worker -P prefork -c 2 --without-gossip --without-mingle --without-heartbeat "
+        "-l warning",
         settings="worker -P prefork -c 2 --without-gossip --without-mingle --without-heartbeat -l warning",
         drain_tasks=4_000,
         unsettled=lambda ask: int(ask("LLEN", "celery") + ask("HLEN", "unacked")),
@@ -99,7 +99,7 @@ PEERS = (
     Peer(
         name="huey",
         requirements=("huey==3.5.4", *_REDIS),
-        worker=("huey_consumer", "tasks.huey", "-w", "2", "-k", "process", "-q"),
+        worker="huey_consumer tasks.huey -w 2 -k process -q",
         settings="RedisHuey, -w 2 -k process; notify_result=True where single results are awaited",
         drain_tasks=8_000,
         unsettled=lambda ask: int(ask("LLEN", "huey.redis.bench")),
@@ -109,7 +109,7 @@ PEERS = (
     Peer(
         name="dramatiq",
         requirements=("dramatiq[redis]==2.2.1", *_REDIS),
-        worker=("dramatiq", "tasks:broker", "-p", "2", "-t", "1"),
+        worker="dramatiq tasks:broker -p 2 -t 1",
         settings="RedisBroker, -p 2 -t 1",
         drain_tasks=5_000,
         unsettled=lambda ask: int(ask("HLEN", "dramatiq:default.msgs")),
@@ -119,8 +119,7 @@ PEERS = (
     Peer(
         name="taskiq",
         requirements=("taskiq==0.13.0", "taskiq-redis==1.2.4", *_REDIS),
-        worker=("taskiq", "worker", "tasks:broker", "-w", "2")
-        + ("--max-threadpool-threads", "1", "--log-level", "WARNING"),
+        worker="taskiq worker tasks:broker -w 2 --max-threadpool-threads 1 --log-level WARNING",
         settings="RedisStreamBroker + RedisAsyncResultBackend, -w 2 --max-threadpool-threads 1; tasks are "
         "coroutines, only the nap blocks a thread; results polled every 1 ms; no delays in its worker",
         drain_tasks=5_000,

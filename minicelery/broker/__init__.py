@@ -29,7 +29,8 @@ class Consumer(Protocol):
     def swap(self, done: Sequence[Outcome], want: int, wait: float) -> list[Delivery]:
         """Settle `done`, then take up to `want` deliveries, waiting at most `wait` seconds.
 
-        Order of effects for each outcome: record, publish, verdict.  An outcome whose
+        Order of effects for each outcome: record, publish, verdict; of several that go back
+        to the front, the last one ends up foremost.  An outcome whose
         receipt is no longer held is skipped whole, so calling again with the same
         `done` is safe.  `want=0` only settles.  With `want` > 0 and `wait` = 0 it fetches
         what is there.  Raises BrokerUnavailable (or BackendUnavailable): nothing is lost, call again.
@@ -42,8 +43,8 @@ class Consumer(Protocol):
         """Take over all that the consumer `name` holds, receipts unchanged; safe to repeat.
 
         What is in `started` (receipt -> reason) is marked so durably.  The result's
-        deliveries have `started` and `reason` set accordingly, also by earlier `extend`s.
-        This consumer must hold nothing itself.
+        deliveries are all that this consumer then holds, with `started` and `reason` set
+        accordingly, also by earlier `extend`s.  It must have fetched nothing itself.
         """
 
     def wake(self) -> None:

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import base64
 import heapq
 import itertools
+import json
 import threading
 import time
 from collections import deque
@@ -18,7 +20,6 @@ from typing import Any
 from minicelery.broker import LEASE, Backend
 from minicelery.broker.url import ServerURL
 from minicelery.message import DeadLetter, Delivery, Message, Outcome, Record, Verdict
-from minicelery.serialization import encode_json
 from minicelery.states import SUCCESS
 
 TENDING_GAP = 3.0
@@ -318,8 +319,9 @@ class MemoryConsumer:
 
 
 def _dead_letter(message: Message, reason: str) -> DeadLetter:
-    raw = {"headers": message.headers, "properties": message.properties, "body": message.body}
-    return DeadLetter(reason, time.time(), encode_json(raw).encode(), message.id, message.task)
+    body = base64.b64encode(message.body).decode()
+    raw = {"headers": message.headers, "properties": message.properties, "body": body}
+    return DeadLetter(reason, time.time(), json.dumps(raw, default=repr).encode(), message.id, message.task)
 
 
 class MemoryBackend:

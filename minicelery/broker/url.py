@@ -40,8 +40,10 @@ def parse_url(url: str) -> ServerURL:
     """Take `url` apart; raises ImproperlyConfigured, never quoting a password."""
     if "://" not in url and url.isidentifier():
         url += "://"  # Celery takes a bare transport name: broker="memory"
+    if ";" in url:
+        raise ImproperlyConfigured(f"{mask_url(url)!r}: lists of servers are not served yet; name one server")
     match = _URL.match(url)
-    if match is None:
+    if match is None or "@" in (match["path"] or ""):
         raise ImproperlyConfigured(
             f"{mask_url(url)!r} is not a server URL; expected scheme://user:password@host:port/path, "
             "with special characters in the password percent-encoded"
@@ -62,4 +64,6 @@ def parse_url(url: str) -> ServerURL:
 
 def mask_url(url: str) -> str:
     """`url` with everything that may be a password replaced by ``**``; takes malformed ones too."""
-    return re.sub(r"(://[^:@/?#]*):.*@", r"\1:**@", url).split("?")[0]
+    return ";".join(
+        re.sub(r"^([^:/?#]*(?:://)?[^:@/?#]*):.*@", r"\1:**@", one).split("?")[0] for one in url.split(";")
+    )

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None, *, app: Celery | None = None) -> int
         return code if isinstance(code, int) else 0
     except SystemExit as exit:  # click's own: a closed pipe, shell completion
         return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
-    except (Exception, KeyboardInterrupt) as failure:  # noqa: BLE001 - the outermost loop
+    except (Exception, KeyboardInterrupt) as failure:
         if os.environ.get("MINICELERY_TRACEBACK", "0") not in ("", "0"):
             _print_traceback(failure)
         return _explain(failure)

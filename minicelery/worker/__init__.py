@@ -97,11 +97,17 @@ class Worker:
         app = self.app
         app.set_current()
         app.import_task_modules()
+        app.conf.check()
         if signals.celeryd_init.receivers:
             signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options={})
         self._set_up_logging()
         if signals.celeryd_after_setup.receivers:
             signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=app.conf)
+        if self.pool == "prefork" and app.conf.broker_url and app.conf.broker_url.startswith("memory"):
+            raise ImproperlyConfigured(
+                "broker memory:// lives in one process, so the prefork pool's children can't share it; "
+                'use --pool solo in that process, or broker="sqlite:///queue.db"'
+            )
         broker = app.broker  # imports its client once, for every child; connects to nothing
         if self.purge:
             for queue in self.queues:
@@ -152,7 +158,7 @@ class Worker:
             for code, value in (("%n", name), ("%h", self.hostname), ("%d", host), ("%i", "0"), ("%I", "")):
                 logfile = logfile.replace(code, value)
         logs.setup_logging(conf, loglevel=level, logfile=logfile)
-        if conf.worker_redirect_stdouts:
+        if conf.worker_redirect_stdouts and not signals.setup_logging.receivers:
             logs.redirect_stdouts(conf.worker_redirect_stdouts_level)
 
     # -- pools -----------------------------------------------------------------------------
@@ -166,10 +172,10 @@ class Worker:
 
     def _child(self, slot: Slot, orders: int, name: str, board: Board) -> int:
         """A child's whole life."""
+        logs.process_name = f"Child-{board.slots.index(slot) + 1}"
         slot.open(os.getpid(), name)
         signals.worker_process_init.send(sender=None)
-        self._loop(slot, orders, name, board).run()
-        return 0
+        return self._loop(slot, orders, name, board).run()
 
     def _loop(self, slot: Slot, orders: int, name: str, board: Board) -> Loop:
         assert self._executor is not None
@@ -177,11 +183,12 @@ class Worker:
         return Loop(
             consumer, self._executor, board, slot, orders,
             batch=self.batch, max_tasks=self.max_tasks, max_memory=self.max_memory,
-            enforce_hard_limit=self.pool != "solo",
+            enforce_hard_limit=self.pool != "solo", lease=self.app.conf.worker_lease,
         )  # fmt: skip
 
     def _agent(self, orders: int, reports: int, board: Board) -> int:
         """The agent's whole life."""
+        logs.process_name = "Agent"
 
         def report(index: int) -> None:
             with contextlib.suppress(OSError):
@@ -200,6 +207,7 @@ class Worker:
             board,
             orders,
             report,
+            self.app.conf.worker_lease,
         )
 
     def _backend(self) -> Backend | None:
@@ -238,7 +246,7 @@ class Worker:
         log.info("%s ready", self.hostname)
         signals.worker_ready.send(sender=self)
         try:
-            self._loop(slot, orders, name, board).run()
+            return self._loop(slot, orders, name, board).run()
         finally:
             os.write(agent_order_end, b"stop\n")
             agent.join(5.0)
@@ -247,7 +255,6 @@ class Worker:
             for fd in (orders, order_end, agent_orders, agent_order_end):
                 with contextlib.suppress(OSError):
                     os.close(fd)
-        return 0
 
 
 def node_name(text: str | None) -> str:
@@ -300,7 +307,7 @@ def _positive(value: int | None, option: str) -> int | None:
 def _batch(conf: Any, given: int | None) -> int:
     """The upper bound of a fetch: set to n, n per child; 0, many; not set, what measured best."""
     if given is None:
-        if "worker_prefetch_multiplier" not in conf.changed():
+        if not conf.value_set_for("worker_prefetch_multiplier"):
             return BATCH
         given = conf.worker_prefetch_multiplier
     if given is None:

@@ -14,9 +14,10 @@ import random
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from minicelery.broker import Backend, Broker
+from minicelery.broker import LEASE, Backend, Broker, Consumer
 from minicelery.exceptions import BackendError, OperationalError
 from minicelery.message import Delivery, Outcome, Verdict, new_id
 from minicelery.worker.board import Board
@@ -29,6 +30,18 @@ PATIENCE = 10.0
 """Seconds the agent tries to settle what is left when it is told to stop."""
 JOB = 128
 """A child holds at most this many deliveries."""
+
+
+@dataclass(slots=True)
+class Estate:
+    """What a dead consumer held, until it is settled."""
+
+    heir: Consumer
+    names: list[str]  # the dead one's, the last one first
+    started: Mapping[int, str]
+    journal: Callable[[dict[int, Delivery]], dict[int, Outcome]]
+    index: int | None = None  # of its slot
+    outcomes: list[Outcome] | None = None  # None until the heir has it
 
 
 class Agent:
@@ -44,6 +57,7 @@ class Agent:
         board: Board,
         orders: int,
         report: Callable[[int], None],
+        lease: float = LEASE,
     ) -> None:
         self.broker = broker
         self.backend = backend
@@ -54,6 +68,8 @@ class Agent:
         self.orders = orders
         self.report = report
         self.lost: dict[int, str] = {}  # slots of dead children, and how they died
+        self.estates: list[Estate] = []
+        self.every = min(TEND, lease / 4)
         self.stop_by: float | None = None
         self._heard = b""
         self._tended = 0.0
@@ -66,7 +82,8 @@ class Agent:
         """Until ordered to stop, or the parent is gone."""
         while True:
             now = time.monotonic()
-            if self.stop_by is not None and (not self.lost or now > self.stop_by):
+            done = not self.lost and not self.estates
+            if self.stop_by is not None and (done or now > self.stop_by):
                 break
             try:
                 if now >= self._retry_at:
@@ -87,58 +104,79 @@ class Agent:
         return 0
 
     def _work(self, now: float) -> None:
-        for index, reason in list(self.lost.items()):
-            slot = self.board.slots[index]
-            receipt = slot.read().receipt
-            started = {number: reason for number in range(max(1, receipt - JOB), receipt + 1)}
-            self._adopt(slot.consumer_names(), started, slot.journal)
-            del self.lost[index]
-            self.report(index)
-        if now - self._tended >= TEND:
+        for index in list(self.lost):
+            self.estates.append(self._estate_of_child(index, self.lost.pop(index)))
+        self._settle_estates()
+        if now - self._tended >= self.every:
             self._tended = now
-            alive = []
-            for index, slot in enumerate(self.board.slots):
-                if slot.read().pid and index not in self.lost:
-                    alive.append(slot.consumer_names()[0])
-            for name in self.broker.tend(self.queues, alive):
+            for name in self.broker.tend(self.queues, self._alive()):
                 log.warning("Consumer %s is gone: what it held is taken over", name)
-                self._adopt([name], {}, lambda held: {})
+                heir = self.broker.consumer(self.queues, f"{self.hostname}/{new_id()}", self.backend)
+                self.estates.append(Estate(heir, [name], {}, lambda held: {}))
+            self._settle_estates()
 
-    def _adopt(
-        self,
-        names: Sequence[str],
-        started: Mapping[int, str],
-        journal: Callable[[dict[int, Delivery]], dict[int, Outcome]],
-    ) -> None:
-        """Take over what the consumers held, and settle it: run on, failed, or back to its queue."""
-        consumer = self.broker.consumer(self.queues, f"{self.hostname}/agent/{new_id()}", self.backend)
+    def _alive(self) -> list[str]:
+        alive = [estate.heir.name for estate in self.estates]
+        left = {estate.index for estate in self.estates}
+        for index, slot in enumerate(self.board.slots):
+            if slot.read().pid and index not in left and index not in self.lost:
+                alive.append(slot.consumer_names()[0])
+        return alive
+
+    def _estate_of_child(self, index: int, reason: str) -> Estate:
+        slot = self.board.slots[index]
+        receipt = slot.read().receipt
+        started = dict.fromkeys(range(max(1, receipt - JOB), receipt + 1), reason)
+        # Always of this name: should this agent die as well, the next one finds what it had taken over.
+        heir = self.broker.consumer(self.queues, f"{slot.name}/heir", self.backend)
+        return Estate(heir, slot.consumer_names(), started, slot.journal, index)
+
+    def _settle_estates(self) -> None:
+        while self.estates:
+            estate = self.estates[0]
+            if estate.outcomes is None:
+                estate.outcomes = self._outcomes(estate)
+            if estate.outcomes:
+                estate.heir.swap(estate.outcomes, 0, 0.0)
+            # Not before: what an heir that fails gives back would run again, uncounted.
+            estate.heir.close()
+            if estate.index is not None:
+                self.report(estate.index)
+            self.estates.pop(0)
+
+    def _outcomes(self, estate: Estate) -> list[Outcome]:
+        """Take over what is left; how each delivery ends: as noted, failed, or back in its queue."""
+        held: dict[int, Delivery] = {}
+        for name in estate.names:
+            held.update({delivery.receipt: delivery for delivery in estate.heir.adopt(name, estate.started)})
+        finished = estate.journal(held)
+        outcomes = []
+        # The last one first: each that goes back goes to the front.
+        for receipt in sorted(held, reverse=True):
+            outcome: Any = finished.get(receipt)
+            if outcome is None and held[receipt].started:
+                outcome = self._end_of(held[receipt])
+            if not isinstance(outcome, Outcome):
+                outcome = Outcome(held[receipt], Verdict.REQUEUE)
+            outcomes.append(outcome)
+        return outcomes
+
+    def _end_of(self, delivery: Delivery) -> Any:
         try:
-            held: list[Delivery] = []
-            for name in names:
-                held += consumer.adopt(name, started)
-            finished = journal({delivery.receipt: delivery for delivery in held})
-            outcomes = []
-            # The last one first: each that goes back goes to the front.
-            for delivery in sorted(held, key=lambda delivery: -delivery.receipt):
-                outcome: Any = finished.get(delivery.receipt)
-                if outcome is None and delivery.started:
-                    outcome = self.executor.begin(delivery)
-                if not isinstance(outcome, Outcome):
-                    outcome = Outcome(delivery, Verdict.REQUEUE)
-                outcomes.append(outcome)
-            if outcomes:
-                consumer.swap(outcomes, 0, 0.0)
-        finally:
-            consumer.close()
+            return self.executor.begin(delivery)
+        except Exception as error:  # of the task's own handlers: it must not stop the agent
+            message = delivery.message
+            log.exception("The end of task %s[%s] could not be handled", message.task, message.id)
+            return Outcome(delivery, Verdict.REJECT, reason=f"{delivery.reason}; then {type(error).__name__}")
 
     # -- waiting ---------------------------------------------------------------------------
 
     def _wait(self) -> None:
         now = time.monotonic()
-        timeout = max(0.0, self._tended + TEND - now)
+        timeout = max(0.0, self._tended + self.every - now)
         if self._retry_at > now:
             timeout = min(max(timeout, 0.05), self._retry_at - now)
-        elif self.lost:
+        elif self.lost or self.estates:
             timeout = 0.0
         poll = select.poll()
         if self.orders >= 0:

@@ -17,6 +17,8 @@ from minicelery.message import Delivery, Message, Outcome, Record, Verdict
 _ENTRY = struct.Struct(
     "=Q I I Q d d Q Q"
 )  # number, pid, generation, receipt, began, deadline, processed, number
+_GENERATION = struct.Struct("=I")
+_GENERATION_AT = struct.calcsize("=Q I")
 _NAME = 160
 JOURNAL = 128 * 1024
 _LENGTH = struct.Struct("=I")
@@ -75,13 +77,21 @@ class Slot:
             number, self.pid, self.generation, receipt, began, deadline, self.processed, number,
         )  # fmt: skip
 
+    def rename(self, generation: int) -> None:
+        """Say that the consumer goes by a new name; from any thread, the rest stays as it is."""
+        self.generation = generation
+        _GENERATION.pack_into(self._memory, self._offset + _GENERATION_AT, generation)
+
     def open(self, pid: int, name: str) -> None:
         """Take the slot for a new child whose consumer is called `name`."""
         text = name.encode()[:_NAME]
         start = self._offset + _ENTRY.size
         self._memory[start : start + _NAME] = text.ljust(_NAME, b"\0")
         self.pid, self.generation, self.processed, self._number = pid, 0, 0, 0
-        self.clear_journal()
+        # Whatever this process knows of it: another one has written the journal that is there, and
+        # its receipts are the new child's as well.
+        self._end = 0
+        _LENGTH.pack_into(self._memory, self._journal, 0)
         self.write(0, 0.0)
 
     def clear_journal(self) -> None:
@@ -143,7 +153,10 @@ class Slot:
         while at < end:
             (length,) = _LENGTH.unpack_from(self._memory, at)
             at += _LENGTH.size
-            receipt, verdict, record, messages, reason = marshal.loads(self._memory[at : at + length])
+            try:
+                receipt, verdict, record, messages, reason = marshal.loads(self._memory[at : at + length])
+            except (ValueError, EOFError, TypeError):
+                break  # two threads were writing when it died
             at += length
             if receipt in held:
                 found[receipt] = Outcome(

@@ -110,7 +110,9 @@ def check_limits(limits: Any) -> None:
     if (
         not isinstance(limits, (list, tuple))
         or len(limits) != 2
-        or not all(limit is None or (isinstance(limit, (int, float)) and limit >= 0) for limit in limits)
+        or not all(
+            limit is None or (isinstance(limit, (int, float)) and 0 <= limit < 1e9) for limit in limits
+        )
     ):
         raise InvalidTaskError(f"timelimit must be [hard, soft] in seconds, got {limits!r:.80}")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from minicelery import record, states
 from minicelery._state import request_var
-from minicelery.exceptions import ImproperlyConfigured
+from minicelery.exceptions import Ignore, ImproperlyConfigured, Reject
 from minicelery.message import Delivery, Message, Outcome, new_id
 from minicelery.result import EagerResult
 from minicelery.worker.call import Call
@@ -52,6 +52,11 @@ class EagerExecutor(Executor):
         self.ended = states.FAILURE, error, text
         return outcome
 
+    def _end(self, call: Call, error: BaseException) -> Outcome:
+        if isinstance(error, (Ignore, Reject)):
+            self.ended = states.IGNORED if isinstance(error, Ignore) else states.REJECTED, error, None
+        return super()._end(call, error)
+
 
 def run_eagerly(
     app: Celery,
@@ -83,8 +88,8 @@ def run_eagerly(
                 EagerExecutor(app).run(Delivery(follower, 0))
             else:
                 sender.publish([follower])
-        if message is None:
-            break
+        if message is None or executor.ended[0] != states.PENDING:
+            break  # an attempt that asked for another but ended all the same is the last, as in Celery
     else:
         raise ImproperlyConfigured(f"{task.name} retried {MOST_ATTEMPTS} times in a row: set max_retries")
     state, value, traceback = executor.ended
@@ -92,7 +97,7 @@ def run_eagerly(
         state, value = states.IGNORED if outcome.record is None else str(outcome.record.state), None
     if task.store_eager_result and outcome is not None and outcome.record is not None:
         app.backend.store([outcome.record])
-    if throw and isinstance(value, BaseException):
+    if throw and state == states.FAILURE:
         raise value
     return EagerResult(id, value, state, traceback, task.name)
 

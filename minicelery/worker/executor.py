@@ -23,6 +23,7 @@ from minicelery.exceptions import (
     NotRegistered,
     Reject,
     Retry,
+    TaskPredicate,
     TaskRevokedError,
     Terminated,
     TimeLimitExceeded,
@@ -171,21 +172,15 @@ class Executor:
         request.entering = plan.whole
         if signals.task_prerun.receivers:
             self._within(
-                call,
-                signals.task_prerun.send,
-                sender=task,
-                task_id=message.id,
-                task=task,
-                args=args,
-                kwargs=kwargs,
-            )
+                call, signals.task_prerun.send, sender=task, task_id=message.id, task=task, args=args, kwargs=kwargs
+            )  # fmt: skip
         if plan.before_start is not None:
             try:
                 self._within(call, plan.before_start, message.id, args, kwargs)
             except Exception as error:
                 token = request_var.set(request)
                 try:
-                    return self.fail(call, error)
+                    return self._end(call, error)
                 finally:
                     request_var.reset(token)
         call.began = time.monotonic()
@@ -194,13 +189,16 @@ class Executor:
     def finish(self, call: Call, value: Any) -> Outcome:
         """The outcome of a function that has returned `value`."""
         request, plan, message = call.request, call.plan, call.delivery.message
+        sent = len(request.children)
         try:
+            # First what follows: the record names it as the task's children.
+            publish = self.links.after_success(call, value) if call.links or request.outbox else ()
             stored: Record | None = None
             if self.recorder.wants(call):
                 stored = self.recorder.success(call, value)
-            publish = self.links.after_success(call, value) if call.links or request.outbox else ()
-        except EncodeError as error:
-            return self.fail(call, error)
+        except (EncodeError, InvalidTaskError) as error:
+            del request.children[sent:]
+            return self._failure(call, error)
         if plan.on_success is not None:
             self._guarded(plan.on_success, value, message.id, call.args, call.kwargs)
         runtime = time.monotonic() - call.began
@@ -220,13 +218,15 @@ class Executor:
 
     def fail(self, call: Call, error: BaseException) -> Outcome:
         """The outcome of a function that has raised `error`: a retry, an end of its own, or failure."""
+        return self._end(call, self._retried(call, error))
+
+    def _end(self, call: Call, error: BaseException) -> Outcome:
+        # Without automatic retries: those are for what the function itself raises.
         if isinstance(error, Ignore):
             self._after(call, states.IGNORED, error, None)
             return Outcome(call.delivery, publish=tuple(call.request.outbox))
         if isinstance(error, Reject):
             return self._reject_by_task(call, error)
-        if not isinstance(error, Retry):
-            error = self._retried(call, error)
         if isinstance(error, Retry):
             return self._retry(call, error)
         return self._failure(call, error)
@@ -236,22 +236,19 @@ class Executor:
         task = call.plan.task
         if not task.autoretry_for or not isinstance(error, task.autoretry_for):
             return error
-        if isinstance(error, task.dont_autoretry_for or ()):
+        if isinstance(error, (TaskPredicate, *task.dont_autoretry_for)):
             return error
         options = dict(task.retry_kwargs)
         if task.retry_backoff:
             options["countdown"] = retry_delay(
-                call.request.retries,
-                float(task.retry_backoff),
-                task.retry_backoff_max,
-                task.retry_jitter,
-                self._rng,
-            )
+                call.request.retries, float(task.retry_backoff), task.retry_backoff_max, task.retry_jitter, self._rng
+            )  # fmt: skip
+        frames = error.__traceback__
         try:
             retry: Retry = self._within(call, task.retry, exc=error, throw=False, **options)
             return retry
         except BaseException as final:  # the limit is reached, or the retry can't be sent
-            return final
+            return error.with_traceback(frames) if final is error else final
 
     def _retry(self, call: Call, retry: Retry) -> Outcome:
         request, plan, message = call.request, call.plan, call.delivery.message
@@ -420,12 +417,14 @@ class Executor:
             )
             message.due = None
             message.headers["redelivered"] = True
-            return Outcome(call.delivery, publish=(message,))  # to the end of the line, as Celery does
+            # To the end of the line, as Celery does.
+            return Outcome(call.delivery, publish=(*call.request.outbox, message))
         log.warning("Task %s[%s] rejected: %s", message.task, message.id, error.reason)
         stored = None
         if self.recorder.wants(call):
             stored = self.recorder.state(call, states.FAILURE, record.exception_document(error), None)
-        return Outcome(call.delivery, Verdict.REJECT, stored, reason=f"rejected by the task: {error.reason}")
+        reason = f"rejected by the task: {error.reason}"
+        return Outcome(call.delivery, Verdict.REJECT, stored, tuple(call.request.outbox), reason)
 
     def _reject(self, delivery: Delivery, reason: str, error: BaseException | None = None) -> Outcome:
         """A message that is no task call: kept with the dead letters, and recorded where it has an id."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from minicelery._state import request_var
 from minicelery.canvas import Signature, as_list
-from minicelery.exceptions import EncodeError
+from minicelery.exceptions import EncodeError, ImproperlyConfigured, InvalidTaskError
 from minicelery.message import Message, new_id
 from minicelery.worker.call import Call, ExceptionInfo
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
+    from minicelery.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ class Links:
         publish = list(call.request.outbox)
         publish += [self._message(call, callback, (value,)) for callback in as_list(links.get("callbacks"))]
         if chain := links.get("chain"):
+            if not isinstance(chain, (list, tuple)):
+                raise InvalidTaskError(f"chain must be a list of signatures, got {type(chain).__name__}")
             publish.append(self._message(call, chain[-1], (value,), chain=chain[:-1]))
         if links.get("chord") is not None:
             raise EncodeError(
@@ -45,13 +49,15 @@ class Links:
         publish = []
         for errback in as_list(call.links.get("errbacks")):
             try:
-                task = self.app.tasks.get(Signature(errback).task)
-                if task is None or getattr(task, "bound", False) or task._positional_range[0] == 1:
+                signature = Signature(errback)
+                task = self.app.tasks.get(signature.task)
+                if task is None or not _wants_the_exception(task, signature):
                     publish.append(self._message(call, errback, (message.id,)))
                     continue
+                args, kwargs, _ = signature.merged((call.request, error, einfo.traceback))
                 token = request_var.set(call.request)
                 try:
-                    task.run(call.request, error, einfo)
+                    task.run(*args, **kwargs)
                 finally:
                     request_var.reset(token)
             except Exception:  # a user's function, or a foreign signature
@@ -59,7 +65,23 @@ class Links:
         return publish
 
     def _message(self, call: Call, link: Any, args: tuple[Any, ...], **options: Any) -> Message:
-        signature = Signature(link)
+        try:
+            return self._built(call, Signature(link), args, options)
+        except (
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            RecursionError,
+            ImproperlyConfigured,
+        ) as error:
+            if isinstance(error, EncodeError):
+                raise
+            raise InvalidTaskError(f"the linked call {link!r:.200} can't be made: {error}") from error
+
+    def _built(
+        self, call: Call, signature: Signature, args: tuple[Any, ...], options: Mapping[str, Any]
+    ) -> Message:
         if signature.get("subtask_type") or signature.task.startswith("celery."):
             raise EncodeError(f"{signature.task} is not part of this version: {signature!r} can't be called")
         new_args, new_kwargs, merged = signature.merged(args, None, **options)
@@ -67,6 +89,23 @@ class Links:
         merged.setdefault("parent_id", call.delivery.message.id)
         sender = self.app._sender
         defaults = sender.defaults(self.app.tasks.get(signature.task))
-        message = sender.message(signature.task, new_args, new_kwargs, merged, defaults, new_id())
+        message = sender.message(signature.task, tuple(new_args), new_kwargs, merged, defaults, new_id())
         call.request.children.append(self.app.AsyncResult(message.id))
         return message
+
+
+def _wants_the_exception(task: Task[..., Any], signature: Signature) -> bool:
+    """Whether an errback takes more than the failed task's id; Celery's rule.
+
+    Bound and class-based tasks never do.
+    """
+    if getattr(task, "bound", False) or not hasattr(task, "__wrapped__"):
+        return False
+    left = 0 if signature.immutable else -len(signature.args)
+    for name, parameter in task.__signature__.parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return True
+        if parameter.kind is parameter.KEYWORD_ONLY or name in signature.kwargs:
+            break
+        left += parameter.kind is not parameter.VAR_KEYWORD
+    return left > 1

@@ -64,7 +64,12 @@ def setup_logging(
         _configure(root, conf.worker_log_format, conf.worker_log_datefmt, level, logfile, colours)
         if not is_configured(task_logger):
             _configure(
-                task_logger, conf.worker_task_log_format, conf.worker_task_log_datefmt, level, logfile, colours
+                task_logger,
+                conf.worker_task_log_format,
+                conf.worker_task_log_datefmt,
+                level,
+                logfile,
+                colours,
             )
             task_logger.propagate = False  # its lines would appear twice, once in each format
     signals.after_setup_logger.send(None, logger=root, format=conf.worker_log_format, **announced)

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from minicelery.broker import Consumer
+from minicelery.broker import LEASE, Consumer
 from minicelery.exceptions import BackendError, OperationalError, SoftTimeLimitExceeded
 from minicelery.message import Delivery, Outcome, Verdict
 from minicelery.worker.call import Call
@@ -36,11 +36,16 @@ TICK = 0.02
 IDLE_WAIT = 1.0
 LINGER = 0.5  # the keeper goes on ticking this long after the last task
 STUCK = 0.5  # unstarted deliveries are given back now, whether or not a sibling is idle
-RENEW = 4.0
+RENEW = 4.0  # at least three times a lease
 SLOWEST_RECONNECT = 1.0
+
+KEEPER_PAUSE = 0.2  # after a failed act of the keeper's
 
 STOP = b"s"
 QUIT = b"q"
+
+UNSETTLED = 70
+"""Exit code of a child that leaves with something not settled."""
 
 
 class Loop:
@@ -58,6 +63,7 @@ class Loop:
         max_tasks: int | None = None,
         max_memory: int | None = None,
         enforce_hard_limit: bool = True,
+        lease: float = LEASE,
     ) -> None:
         self.consumer = consumer
         self.executor = executor
@@ -80,10 +86,13 @@ class Loop:
         self._name = consumer.name
         self._armed = False
         self._outage = 0
-        self.keeper = Keeper(self, orders)
+        self.keeper = Keeper(self, orders, min(RENEW, lease / 3))
 
-    def run(self) -> None:
-        """Work until ordered to stop, or until this child has done its share."""
+    def run(self) -> int:
+        """Work until ordered to stop, or until this child has done its share; the exit code.
+
+        It is not 0 where something could not be settled: then the parent has the agent do it.
+        """
         signal.signal(signal.SIGALRM, self._soft_limit)
         self.keeper.start()
         try:
@@ -93,11 +102,15 @@ class Loop:
                     self.slot.clear_journal()
                     self.waiting.extend(fresh)
                     self._work()
-            self._settle_all()
+            settled = self._settle_all()
         finally:
             self.keeper.stop()
-            with self.lock:
-                self.consumer.close()
+        # After an error nothing is given back: what has begun would run again, uncounted.
+        if not settled:
+            return UNSETTLED
+        with self.lock:
+            self.consumer.close()
+        return 0
 
     def _room(self) -> int:
         """How many to fetch: as many as make `BATCH_SECONDS` of work."""
@@ -172,7 +185,7 @@ class Loop:
         now = time.monotonic()
         self.last_busy = now
         self._finish(outcome)
-        if self.waiting and not slot.note(outcome):
+        if not slot.note(outcome) and self.waiting:
             self._swap(0, 0)
         self.began = 0.0
         slot.write(delivery.receipt, 0.0)
@@ -230,8 +243,7 @@ class Loop:
         if name is not self._name:
             self._name = name
             suffix = name.rpartition("~")[2]
-            self.slot.generation = int(suffix) if suffix.isdigit() else 0
-            self.slot.write(self.slot.read().receipt, self.began)
+            self.slot.rename(int(suffix) if suffix.isdigit() else 0)
 
     def _pause(self, error: Exception) -> None:
         if self._outage % 30 == 0:
@@ -240,26 +252,26 @@ class Loop:
         self._outage += 1
         self.stopping.wait(random.uniform(ceiling / 2, ceiling))
 
-    def _settle_all(self) -> None:
-        """Settle what is left, for as long as the broker's lease would last."""
+    def _settle_all(self) -> bool:
+        """Settle what is left, for as long as the broker's lease would last; whether it is done."""
         self.give_back()
         end = time.monotonic() + 10.0
         while True:
             try:
                 with self.lock:
                     self.swap_locked(0, 0)
-                return
+                return True
             except (OperationalError, BackendError) as error:
                 if time.monotonic() > end:
                     log.error("%d outcomes could not be settled: %s", len(self.unsettled), error)
-                    return
+                    return False
                 time.sleep(0.2)
 
 
 class Keeper(threading.Thread):
     """The thread that looks after a loop while its main thread is busy."""
 
-    def __init__(self, loop: Loop, orders: int) -> None:
+    def __init__(self, loop: Loop, orders: int, renew: float) -> None:
         super().__init__(name="minicelery-keeper", daemon=True)
         self.loop = loop
         self.orders = orders
@@ -269,7 +281,9 @@ class Keeper(threading.Thread):
         self.parked = True
         self._stopped = False
         self._marked: Call | None = None
+        self._renew = renew
         self._renewed = time.monotonic()
+        self._retry_at = 0.0
 
     def unpark(self) -> None:
         """Begin to tick; from the loop, when it begins to work."""
@@ -303,11 +317,13 @@ class Keeper(threading.Thread):
                 self._tick()
             except (OperationalError, BackendError) as error:
                 log.debug("keeper: %s", error)  # the loop reports outages, and adopts after them
+                self._retry_at = time.monotonic() + KEEPER_PAUSE
             except Exception:
                 log.exception("keeper")
             if not self.loop.began and time.monotonic() - self.loop.last_busy > LINGER:
                 self.parked = True
-                if self.loop.began or self.loop.done:
+                # The loop sets its time first and looks at this then: one of the two sees the other.
+                if self.loop.done or time.monotonic() - self.loop.last_busy <= LINGER:
                     self.parked = False
 
     # -- ticking ---------------------------------------------------------------------------
@@ -315,6 +331,12 @@ class Keeper(threading.Thread):
     def _tick(self) -> None:
         loop, now = self.loop, time.monotonic()
         began, call = loop.began, loop.current
+        if call is not None and call.time_limit is not None and loop.enforce_hard_limit:
+            # By the call's own clock: `began` may already be another one's.
+            if now - call.began > call.time_limit:
+                self._enforce(call)
+        if now < self._retry_at:
+            return
         if loop.done and now - loop.done_since > TICK and began:
             self._locked(lambda: loop.swap_locked(0, 0))
         running = now - began if began else 0.0
@@ -322,12 +344,9 @@ class Keeper(threading.Thread):
             self._give_back()
         if call is not None and running > TICK and call is not self._marked:
             self._mark(call)
-        if began and now - self._renewed > RENEW:
+        if began and now - self._renewed > self._renew:
             self._locked(lambda: loop.consumer.extend(()))
             self._renewed = now
-        limit = None if call is None else call.time_limit
-        if limit is not None and running > limit and loop.enforce_hard_limit:
-            self._enforce(call)
 
     def _locked(self, act: Callable[[], Any], patience: float = 0.5) -> bool:
         if not self.loop.lock.acquire(timeout=patience):
@@ -357,30 +376,42 @@ class Keeper(threading.Thread):
         if self._locked(mark):
             self._marked = call
 
-    def _enforce(self, call: Call | None) -> None:
+    def _enforce(self, call: Call) -> None:
         """The hard limit has passed: settle the outcome and end this process."""
         loop = self.loop
 
         def end() -> None:
-            if call is None or loop.current is not call:
+            # First, so that if it ends by itself meanwhile no other one begins.
+            loop.stopping.set()
+            if loop.current is not call:
                 return  # it has just ended by itself
-            loop.done.append(loop.executor.timed_out(call))
-            self._leave()
+            self._leave(loop.executor.timed_out(call))
 
         self._locked(end)
 
-    def _leave(self, code: int = 0) -> None:
-        """Settle what is done and exit, the main thread being where it is; the caller holds the lock."""
+    def _leave(self, outcome: Outcome | None) -> None:
+        """Settle what is done and exit, the main thread being where it is; the caller holds the lock.
+
+        `outcome` is the running call's.
+        """
         loop = self.loop
         loop.give_back()
+        if outcome is not None:
+            loop.done.append(outcome)
+            loop.slot.note(outcome)
         try:
             loop.swap_locked(0, 0)
         except (OperationalError, BackendError) as error:
             log.error("could not settle before leaving: %s", error)
-            os._exit(70)  # the parent has the agent settle it
+            os._exit(UNSETTLED)
+        if outcome is None and loop.began:
+            os._exit(UNSETTLED)  # about to call, or just back: the agent sees from the board
+        if outcome is None:
+            loop.consumer.close()
         with contextlib.suppress(Exception):
             logging.shutdown()
-        os._exit(code)
+        loop.slot.write(loop.slot.read().receipt, 0.0)  # or it would look like an end in mid-task
+        os._exit(0)
 
     # -- orders ----------------------------------------------------------------------------
 
@@ -406,12 +437,10 @@ class Keeper(threading.Thread):
 
         def leave() -> None:
             call = loop.current
-            if call is not None:
-                loop.done.append(loop.executor.terminated(call, "cold shutdown"))
-            self._leave()
+            self._leave(None if call is None else loop.executor.terminated(call, "cold shutdown"))
 
         if not self._locked(leave, 1.0):
-            os._exit(71)
+            os._exit(UNSETTLED)
 
 
 def resident_kib() -> int:

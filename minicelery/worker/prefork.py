@@ -267,13 +267,15 @@ class Supervisor:
         entry = slot.read()
         if signals.worker_process_shutdown.receivers:
             signals.worker_process_shutdown.send(sender=None, pid=child.pid, exitcode=code)
-        if code == 0:
+        if code == 0 and not entry.began:  # a task may call os._exit(0)
             slot.clear()
             self.free.insert(0, slot)
             self._hasty = 0
             return
         now = time.monotonic()
         reason = child.killed or f"Worker exited prematurely: {_how(code)}"
+        if self.cold and child.killed is None:
+            reason = f"terminated: cold shutdown ({_how(code)})"
         log.error("Child %d is lost: %s", child.pid, reason)
         index = self.board.slots.index(slot)
         self.unsettled[index] = reason

@@ -104,7 +104,9 @@ def test_task_loggers_have_the_name_and_id_of_the_task_that_runs(
 
 def test_the_time_is_formatted_as_the_settings_say(tmp_path: Path) -> None:
     file = tmp_path / "worker.log"
-    set_up(Conf(worker_log_format="%(asctime)s %(message)s", worker_log_datefmt="on a day"), logfile=str(file))
+    set_up(
+        Conf(worker_log_format="%(asctime)s %(message)s", worker_log_datefmt="on a day"), logfile=str(file)
+    )
     get_logger("minicelery.worker").warning("ready")
     assert file.read_text() == "on a day ready\n"
 
@@ -257,7 +259,9 @@ def test_a_task_logger_below_a_logger_of_the_program_keeps_its_parent() -> None:
 
 def test_the_log_module_is_quick_to_import() -> None:
     code = "import sys, minicelery.utils.log; print([m for m in ('minicelery.app', 'redis', 'click') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
     assert done.stdout == "[]\n"
 
 

@@ -58,9 +58,7 @@ def call(**options: Any) -> Callable[[Celery], Any]:
 
 def linked(option: str, *links: tuple[str, tuple[Any, ...], bool]) -> Callable[[Celery], Any]:
     def send(app: Celery) -> Any:
-        signatures = [
-            app.tasks[name].signature(args, immutable=immutable) for name, args, immutable in links
-        ]
+        signatures = [app.tasks[name].signature(args, immutable=immutable) for name, args, immutable in links]
         return call(**{option: signatures if len(signatures) > 1 else signatures[0]})(app)
 
     return send
@@ -118,7 +116,9 @@ def sent(url: str, send: Callable[[Celery], Any]) -> tuple[str, str]:
     with redis.Redis.from_url(url) as client, wire_app(url) as app:
         client.flushall()
         send(app)
-        lists = [key for key in client.keys() if client.type(key) == b"list" and not key.endswith(b".bell")]
+        lists = [
+            key for key in client.scan_iter() if client.type(key) == b"list" and not key.endswith(b".bell")
+        ]
         assert len(lists) == 1 and client.llen(lists[0]) == 1
         return lists[0].decode(), client.lindex(lists[0], 0).decode()
 
@@ -322,7 +322,18 @@ def test_a_message_survives_its_own_envelope() -> None:
 
 @pytest.mark.parametrize(
     ("priority", "step"),
-    [(None, "0"), (0, "0"), (2, "0"), (3, "3"), (5, "3"), (6, "6"), (8, "6"), (9, "9"), (255, "9"), ("9", "0")],
+    [
+        (None, "0"),
+        (0, "0"),
+        (2, "0"),
+        (3, "3"),
+        (5, "3"),
+        (6, "6"),
+        (8, "6"),
+        (9, "9"),
+        (255, "9"),
+        ("9", "0"),
+    ],
 )
 def test_a_priority_goes_to_the_list_of_its_step(priority: Any, step: str) -> None:
     assert step_of(priority) == step
@@ -330,7 +341,16 @@ def test_a_priority_goes_to_the_list_of_its_step(priority: Any, step: str) -> No
 
 @pytest.mark.parametrize(
     "body",
-    [b"[[], {}]", b"[[], {}, {}, {}]", b"[5, {}, {}]", b"[[], [], {}]", b"[[], {}, []]", b"{}", b"5", b"null"],
+    [
+        b"[[], {}]",
+        b"[[], {}, {}, {}]",
+        b"[5, {}, {}]",
+        b"[[], [], {}]",
+        b"[[], {}, []]",
+        b"{}",
+        b"5",
+        b"null",
+    ],
 )
 def test_a_body_that_is_no_call_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidTaskError):
@@ -383,10 +403,14 @@ _values = st.recursive(
 
 
 @given(st.lists(_values) | st.dictionaries(st.text(), _values))
-def test_a_representation_is_repr_where_that_is_short_and_never_much_longer_than_its_limit(value: Any) -> None:
+def test_a_representation_is_repr_where_that_is_short_and_never_much_longer_than_its_limit(
+    value: Any,
+) -> None:
     text = short_repr(value, 100)
     assert len(text) <= 120
-    flat = all(type(item) in (int, type(None)) for item in (value.values() if isinstance(value, dict) else value))
+    flat = all(
+        type(item) in (int, type(None)) for item in (value.values() if isinstance(value, dict) else value)
+    )
     if flat and len(value) <= 16 and len(repr(value)) <= 100:
         assert text == repr(value)
 

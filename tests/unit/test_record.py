@@ -368,4 +368,6 @@ def test_text_in_any_field_is_escaped() -> None:
     odd = 'a"\\\n\u2028é\x00'
     stored = record.encode(odd, odd, odd, traceback=odd, group_id=odd, parent_id=odd, extra={odd: odd})
     meta = json.loads(stored.document)
-    assert {meta[name] for name in ("status", "result", "traceback", "group_id", "parent_id", "task_id", odd)} == {odd}
+    assert {
+        meta[name] for name in ("status", "result", "traceback", "group_id", "parent_id", "task_id", odd)
+    } == {odd}

@@ -110,7 +110,7 @@ def test_a_receiver_without_kwargs_is_refused_with_what_to_add(signal: Signal) -
 
 
 def test_what_can_not_be_called_is_refused(signal: Signal) -> None:
-    with pytest.raises(TypeError, match="'proj.add' can't be one"):
+    with pytest.raises(TypeError, match=r"'proj\.add' can't be one"):
         signal.connect("proj.add")  # type: ignore[call-overload]  # the mistake under test
 
 

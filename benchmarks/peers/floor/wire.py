@@ -14,18 +14,19 @@ import hiredis
 
 def ready_envelope(task_id: str) -> dict[str, Any]:
     """A message as Celery's protocol 2 puts it on a Redis list."""
-    embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-    headers = {
-        **{"lang": "py", "task": "noop", "id": task_id, "shadow": None, "eta": None, "expires": None},
-        **{"group": None, "group_index": None, "retries": 0, "timelimit": [None, None]},
-        **{"root_id": task_id, "parent_id": None, "argsrepr": "()", "kwargsrepr": "{}"},
-        **{"origin": "gen1234@host1", "ignore_result": False, "replaced_task_nesting": 0},
-        **{"stamped_headers": None, "stamps": {}},
-    }
+    embed = dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))
+    headers = {"lang": "py", "task": "noop", "id": task_id, "root_id": task_id, "retries": 0}
+    headers |= dict.fromkeys(("shadow", "eta", "expires", "group", "group_index", "parent_id"))
+    headers |= {"timelimit": [None, None], "argsrepr": "()", "kwargsrepr": "{}", "origin": "gen1234@host1"}
+    headers |= {"ignore_result": False, "replaced_task_nesting": 0, "stamped_headers": None, "stamps": {}}
     properties = {
-        **{"correlation_id": task_id, "reply_to": "c3f0c3f0-0000-4000-8000-000000000000"},
-        **{"delivery_mode": 2, "delivery_info": {"exchange": "", "routing_key": "celery"}},
-        **{"priority": 0, "body_encoding": "base64", "delivery_tag": task_id},
+        "correlation_id": task_id,
+        "reply_to": "c3f0c3f0-0000-4000-8000-000000000000",
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": "celery"},
+        "priority": 0,
+        "body_encoding": "base64",
+        "delivery_tag": task_id,
     }
     return {
         "body": base64.b64encode(json.dumps([[], {}, embed]).encode()).decode(),

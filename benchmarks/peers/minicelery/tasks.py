@@ -7,6 +7,7 @@ from typing import Any
 
 import client
 import work
+
 from minicelery import Celery
 
 app = Celery("tasks", broker=client.REDIS_URL, backend=client.REDIS_URL)

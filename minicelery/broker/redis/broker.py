@@ -197,4 +197,3 @@ class RedisBroker:
     def close(self) -> None:
         """See `Broker.close`."""
         self.pool.close()
-

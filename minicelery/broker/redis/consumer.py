@@ -305,14 +305,16 @@ class RedisConsumer:
             self._lost.pop(0)
 
     def _disconnect(self) -> None:
+        used = self._link is not None  # else nothing was sent under this name
         for link in (self._link, self._bell):
             if link is not None:
                 link.close()
         self._link = self._bell = None
         self._ringing = False
-        self._lost.append(self.name)
-        self._generation += 1
-        self.name = f"{self._first_name}~{self._generation}"
+        if used:
+            self._lost.append(self.name)
+            self._generation += 1
+            self.name = f"{self._first_name}~{self._generation}"
 
     def close(self) -> None:
         """See `Consumer.close`."""

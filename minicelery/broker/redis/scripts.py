@@ -334,7 +334,7 @@ for i = 1, #KEYS do
   for a = 2, #ARGV do redis.call('ZADD', q .. '.leases', 'XX', moment + lease, ARGV[a]) end
   -- After an outage every lease would have ended: nobody is reaped for one lease more.
   local last = redis.call('GET', q .. '.tended')
-  if not last or moment - tonumber(last) > 3 then
+  if not last or moment - tonumber(last) > math.min(3, lease / 2) then
     redis.call('SET', q .. '.grace', '1', 'PX', math.ceil(lease * 1000))
   end
   redis.call('SET', q .. '.tended', string.format('%.3f', moment), 'EX', 86400)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from minicelery.broker.sqlite.file import File, Watch
@@ -44,16 +45,14 @@ class SQLiteBackend:
         until = time.monotonic() + wait
         watch = Watch(self.file)
         wanted = frozenset(ids)
-        version = self.file.version()
-        # All of them once, then only what was stored since: linear, however many there are.
-        latest, found = self.file.read(lambda connection: _all(connection, list(wanted)))
+        latest = -1
         while True:
+            version = self.file.version()
+            latest, found = self.file.read(partial(_news, ids=wanted, latest=latest))
             news = [record for record in found if record.document != seen.get(record.id)]
             if news or time.monotonic() >= until:
                 return news
             watch.wait(version, until)
-            version = self.file.version()
-            latest, found = self.file.read(lambda connection: _since(connection, latest, wanted))
 
     def forget(self, ids: Sequence[str]) -> None:
         rows = [(id,) for id in ids]
@@ -92,12 +91,12 @@ def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Recor
     return found
 
 
-def _all(connection: sqlite3.Connection, ids: Sequence[str]) -> tuple[int, list[Record]]:
-    latest: int = connection.execute(_LATEST).fetchone()[0]
-    return latest, list(_load(connection, ids).values())
-
-
-def _since(connection: sqlite3.Connection, latest: int, ids: Collection[str]) -> tuple[int, list[Record]]:
+def _news(connection: sqlite3.Connection, ids: frozenset[str], latest: int) -> tuple[int, list[Record]]:
+    """The newest version there is, and the records of `ids` with a newer one than `latest`."""
+    if latest < 0:
+        newest: int = connection.execute(_LATEST).fetchone()[0]
+        return newest, list(_load(connection, list(ids)).values())
+    # Not all of them again: what a big group waits for stays linear in its members.
     rows = connection.execute(_SINCE, (latest,)).fetchall()
     changed = [id for _, id in rows if id in ids]
     return (rows[-1][0] if rows else latest), list(_load(connection, changed).values())

@@ -73,6 +73,7 @@ class SQLiteBroker:
     def publish(
         self, messages: Sequence[Message], *, deadline: float | None = None, attempts: int | None = None
     ) -> None:
+        """See `Broker.publish`.  Waiting for another's lock is part of one attempt."""
         if messages:
             rows = _rows(messages)
             self.file.write(lambda connection: connection.executemany(_ADD, rows), deadline)

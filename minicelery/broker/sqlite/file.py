@@ -125,8 +125,9 @@ class File:
         """Close what this process has opened, in whatever thread."""
         with self._lock:
             connections, self._connections = self._connections, {}
-        for connection in connections.values():
-            connection.close()
+        with _gate.held:
+            for connection in connections.values():
+                connection.close()
 
     def _insist(self, work: Callable[[sqlite3.Connection], T], timeout: float) -> T:
         # Not SQLite's own busy handler: it sleeps 1, 2, 5, 10, … ms where a batch takes 0.5.
@@ -134,7 +135,8 @@ class File:
         pause = 0.0003
         while True:
             try:
-                return work(self._connection())
+                with _gate.held:
+                    return work(self._connection())
             except sqlite3.Error as error:
                 left = end - time.monotonic()
                 if left <= 0 or not _is_busy(error):
@@ -235,12 +237,30 @@ class File:
 _files: weakref.WeakSet[File] = weakref.WeakSet()
 
 
-def _forsake_all() -> None:
-    for file in list(_files):
-        file.forsake()
+class _Gate:
+    """Nobody forks while a thread is inside SQLite.
+
+    Its own mutexes would be held for ever in the child, which has not got that thread.
+    """
+
+    def __init__(self) -> None:
+        self.held = threading.RLock()
+
+    def close(self) -> None:
+        self.held.acquire()
+
+    def open(self) -> None:
+        self.held.release()
+
+    def open_in_child(self) -> None:
+        self.held = threading.RLock()
+        for file in list(_files):
+            file.forsake()
 
 
-os.register_at_fork(after_in_child=_forsake_all)
+_gate = _Gate()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_gate.close, after_in_parent=_gate.open, after_in_child=_gate.open_in_child)
 
 
 class Watch:

@@ -1,0 +1,174 @@
+"""What one task costs, counted: our own Python calls, and trips to Redis."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import redis
+
+import minicelery
+from minicelery import Celery
+from minicelery.message import Outcome
+from minicelery.worker.board import Board
+from minicelery.worker.executor import Executor
+from minicelery.worker.loop import Loop
+
+BUDGET = 30
+OURS = str(Path(minicelery.__file__).parent)
+
+
+def calls_of(act: Callable[[], Any]) -> Counter[str]:
+    """How often each function of the package is called by `act`."""
+    found: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(OURS):
+            found[f"{Path(code.co_filename).stem}.{getattr(code, 'co_qualname', code.co_name)}"] += 1
+
+    sys.setprofile(count)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+@pytest.fixture(params=["memory", "redis"])
+def app(request: pytest.FixtureRequest) -> Iterator[Celery]:
+    url = "memory://budget" if request.param == "memory" else request.getfixturevalue("redis_url")
+    with Celery("budget", broker=url, backend=url, set_as_current=False) as app:
+        yield app
+
+
+@pytest.fixture
+def trips(redis_server: Any, redis_url: str) -> Iterator[Callable[[Callable[[], Any]], Counter[str]]]:
+    """Counts the commands that reach Redis from outside of a script while something is done."""
+    client, marker = redis.Redis.from_url(redis_url), redis.Redis.from_url(redis_url)
+    marker.ping()  # its connection is made before anything is counted
+
+    def count(act: Callable[[], Any]) -> Counter[str]:
+        with client.monitor() as monitor:
+            act()
+            marker.echo("end")
+            found: Counter[str] = Counter()
+            for seen in monitor.listen():
+                command = seen["command"].partition(" ")[0].upper()
+                if command == "ECHO":
+                    return found
+                if seen["client_type"] != "lua":
+                    found[command] += 1
+        raise AssertionError("the monitor ended")
+
+    yield count
+    client.close()
+    marker.close()
+
+
+def test_a_delay_takes_few_calls(app: Celery) -> None:
+    noop = app.task(lambda x: None, name="noop")
+    noop.delay(1)
+    found = calls_of(lambda: noop.delay(1))
+    assert 0 < sum(found.values()) <= BUDGET, found
+
+
+def test_a_run_takes_few_calls_from_fetch_to_settled(app: Celery) -> None:
+    noop = app.task(lambda x: None, name="noop")
+    executor = Executor(app, "w1@host")
+    consumer = app.broker.consumer(["celery"], "w1", app.backend)
+    done: list[Outcome] = []
+    noop.apply_many([(n,) for n in range(32)])
+
+    def batch() -> None:
+        fresh = consumer.swap(done, 16, 0)
+        done[:] = [executor.run(delivery) for delivery in fresh]
+
+    batch()
+    found = calls_of(batch)
+    consumer.swap(done, 0, 0)
+    consumer.close()
+    assert len(done) == 16
+    assert 0 < sum(found.values()) / 16 <= BUDGET, found
+
+
+def run_loop(app: Celery, tasks: int) -> None:
+    """Run a child's loop in this process until it has run so many tasks."""
+    board = Board(1)
+    slot = board.slots[0]
+    consumer = app.broker.consumer(["celery"], "w1", app.backend)
+    slot.open(os.getpid(), consumer.name)
+    orders, parent = os.pipe()
+    handler = signal.getsignal(signal.SIGALRM)
+    try:
+        Loop(consumer, Executor(app, "w1@host"), board, slot, orders, max_tasks=tasks).run()
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+        os.close(parent)
+        os.close(orders)
+    assert slot.processed == tasks
+
+
+def test_a_childs_loop_takes_few_calls_for_each_task(app: Celery) -> None:
+    noop = app.task(lambda x: None, name="noop")
+    noop.apply_many([(n,) for n in range(500)])
+    found = calls_of(lambda: run_loop(app, 500))
+    assert sum(found.values()) / 500 <= BUDGET, {name: calls / 500 for name, calls in found.items()}
+
+
+def test_a_childs_loop_makes_few_trips(redis_url: str, trips: Callable[..., Counter[str]]) -> None:
+    with Celery("budget", broker=redis_url, backend=redis_url, set_as_current=False) as app:
+        noop = app.task(lambda x: None, name="noop")
+        noop.apply_many([(n,) for n in range(320)])
+        found = trips(lambda: run_loop(app, 320))
+        # 20 batches of 16 would be 20; the first ones are smaller, and the keeper's ticks come in between.
+        assert found["EVALSHA"] <= 40, found
+
+
+def test_a_publish_is_one_trip(redis_url: str, trips: Callable[..., Counter[str]]) -> None:
+    with Celery("budget", broker=redis_url, set_as_current=False) as app:
+        noop = app.task(lambda x: None, name="noop")
+        noop.delay(1)
+        assert trips(lambda: noop.delay(1)) == {"EVALSHA": 1}
+        assert trips(lambda: noop.apply_async((1,), countdown=60, queue="other", priority=9)) == {
+            "EVALSHA": 1
+        }
+
+
+def test_many_calls_are_one_trip_too(redis_url: str, trips: Callable[..., Counter[str]]) -> None:
+    with Celery("budget", broker=redis_url, set_as_current=False) as app:
+        noop = app.task(lambda x: None, name="noop")
+        noop.delay(1)
+        assert trips(lambda: noop.apply_many([(n,) for n in range(400)])) == {"EVALSHA": 1}
+
+
+def test_a_batch_is_settled_and_the_next_one_fetched_in_one_trip(
+    redis_url: str, trips: Callable[..., Counter[str]]
+) -> None:
+    with Celery("budget", broker=redis_url, backend=redis_url, set_as_current=False) as app:
+        noop = app.task(lambda x: None, name="noop")
+        noop.apply_many([(n,) for n in range(48)])
+        executor = Executor(app, "w1@host")
+        consumer = app.broker.consumer(["celery"], "w1", app.backend)
+        done = [executor.run(delivery) for delivery in consumer.swap([], 16, 0)]
+        fresh: list[Any] = []
+        assert trips(lambda: fresh.extend(consumer.swap(done, 16, 0))) == {"EVALSHA": 1}
+        assert len(fresh) == 16
+        consumer.close()
+        with redis.Redis.from_url(redis_url) as client:
+            assert len(client.keys("celery-task-meta-*")) == 16
+            assert client.llen("celery") == 32
+
+
+def test_reading_a_result_is_one_trip(redis_url: str, trips: Callable[..., Counter[str]]) -> None:
+    with Celery("budget", broker=redis_url, backend=redis_url, set_as_current=False) as app:
+        found = app.AsyncResult("an-id")
+        assert found.state == "PENDING"
+        assert trips(lambda: found.state) == {"MGET": 1}

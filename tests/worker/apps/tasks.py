@@ -1,0 +1,160 @@
+"""The tasks that the worker tests send; each run leaves its traces in one file."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from minicelery import Celery, signals
+from minicelery.exceptions import SoftTimeLimitExceeded
+
+
+class Traces:
+    """Lines appended by many processes at once; one write each, so they never mix."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, kind: str, what: object = "", detail: object = "") -> None:
+        line = f"{kind} {what} {os.getpid()} {time.time():.6f} {detail}\n".encode()
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(file, line)
+        finally:
+            os.close(file)
+
+
+class Odd(BaseException):
+    """An error that is no Exception."""
+
+
+class Unprintable(Exception):
+    """An error that can't even be shown."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no repr")
+
+    __str__ = __repr__
+
+
+def hold_the_gil(seconds: float) -> None:
+    """Sleep in C code that does not release the interpreter's lock."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:  # usleep ends at a signal
+        ctypes.PyDLL(None).usleep(int(left * 1e6) + 1)
+
+
+def make_app(url: str, path: Path, **conf: Any) -> Celery:
+    """The app that producer and worker share."""
+    app = Celery("worker-tests", broker=url, backend=url, set_as_current=False)
+    app.conf.update(conf)
+    traces = Traces(path)
+    late = {"acks_late": True, "reject_on_worker_lost": True}
+
+    def run(self: Any, seconds: float = 0.0) -> int:
+        traces.add("start", self.request.id)
+        time.sleep(seconds)
+        traces.add("end", self.request.id)
+        return os.getpid()
+
+    app.task(run, name="run", bind=True)
+    app.task(run, name="late_run", bind=True, **late)
+    app.task(run, name="late_run_once", bind=True, acks_late=True)
+    app.task(run, name="tracked_run", bind=True, track_started=True)
+
+    @app.task(name="noop")
+    def noop() -> None:
+        pass
+
+    def run_in_c(self: Any, seconds: float) -> None:
+        traces.add("start", self.request.id)
+        hold_the_gil(seconds)
+        traces.add("end", self.request.id)
+
+    app.task(run_in_c, name="run_in_c", bind=True)
+    app.task(run_in_c, name="late_run_in_c", bind=True, **late)
+
+    @app.task(name="run_then_in_c", bind=True)
+    def run_then_in_c(self: Any, first: float, then: float) -> None:
+        traces.add("start", self.request.id)
+        time.sleep(first)
+        hold_the_gil(then)
+
+    def die(self: Any, how: str) -> None:
+        traces.add("start", self.request.id)
+        if how == "null":
+            ctypes.string_at(0)
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(5)
+        if how == "sys.exit":
+            sys.exit(3)
+        if how == "interrupt":
+            raise KeyboardInterrupt
+        if how == "unprintable":
+            raise Unprintable
+        if how == "odd":
+            raise Odd("no Exception")
+        os._exit(int(how))
+
+    app.task(die, name="die", bind=True)
+    app.task(die, name="late_die", bind=True, **late)
+
+    @app.task(name="stubborn", bind=True)
+    def stubborn(self: Any, seconds: float) -> str:
+        traces.add("start", self.request.id)
+        try:
+            time.sleep(seconds)
+        except SoftTimeLimitExceeded:
+            return "cleaned up"
+        return "in time"
+
+    @app.task(name="report", bind=True, track_started=True)
+    def report(self: Any, seconds: float) -> None:
+        self.update_state(state="PROGRESS", meta={"done": 1})
+        time.sleep(seconds)
+
+    @app.task(name="again", bind=True, max_retries=3)
+    def again(self: Any, until: int) -> int:
+        traces.add("start", self.request.id)
+        if self.request.retries < until:
+            raise self.retry(countdown=0.1)
+        retries: int = self.request.retries
+        return retries
+
+    @app.task(name="swell", bind=True)
+    def swell(self: Any, mebibytes: int) -> int:
+        traces.add("start", self.request.id)
+        kept.append(bytearray(os.urandom(1 << 20) * mebibytes))
+        return os.getpid()
+
+    kept: list[bytearray] = []
+
+    @app.task(name="errback")
+    def errback(id: str) -> None:
+        traces.add("errback", id)
+
+    return app
+
+
+def trace_the_worker(path: Path) -> None:
+    """Have the worker leave its own traces too."""
+    traces = Traces(path)
+
+    def ready(**_: Any) -> None:
+        traces.add("ready")
+
+    def child(**_: Any) -> None:
+        traces.add("child")
+
+    def failed(task_id: str, exception: BaseException, **_: Any) -> None:
+        traces.add("failure", task_id, type(exception).__name__)
+
+    signals.worker_ready.connect(ready, weak=False)
+    signals.worker_process_init.connect(child, weak=False)
+    signals.task_failure.connect(failed, weak=False)

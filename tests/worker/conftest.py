@@ -1,0 +1,56 @@
+"""Fixtures for tests of real workers; a failing test shows its workers' logs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worker.harness import Stage
+
+TAIL = 12_000
+
+
+@pytest.fixture(params=["redis", "sqlite"])
+def url(request: pytest.FixtureRequest) -> str:
+    """The URL of each broker that keeps leases."""
+    found: str = request.getfixturevalue(f"{request.param}_url")
+    return found
+
+
+@pytest.fixture
+def stage(url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """An app and its workers on each broker."""
+    yield from staged(url, tmp_path, request)
+
+
+@pytest.fixture
+def redis_stage(redis_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """An app and its workers on Redis alone."""
+    yield from staged(redis_url, tmp_path, request)
+
+
+def staged(url: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """A stage whose logs are shown where the test fails."""
+    stage = Stage(url, folder)
+    request.node.stash[_STAGE] = stage
+    try:
+        yield stage
+    finally:
+        stage.close()
+
+
+_STAGE = pytest.StashKey[Stage]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    report = yield
+    stage = item.stash.get(_STAGE, None)
+    if report.failed and stage is not None:
+        for worker in stage.workers:
+            report.sections.append((f"log of {worker.log.name}", worker.output()[-TAIL:]))
+        report.sections.append(("traces", stage.path.read_text()[-TAIL:]))
+    return report

@@ -1,0 +1,211 @@
+"""Children, agents and whole workers that die: nothing is lost, and nothing early runs twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from minicelery.canvas import Signature
+from minicelery.exceptions import WorkerLostError
+from tests.waiting import wait_until
+from tests.worker.harness import Stage, kill_repeatedly
+
+EARLY_DEATHS = {
+    "0": "WorkerLostError",
+    "3": "WorkerLostError",
+    "null": "WorkerLostError",
+    "kill": "WorkerLostError",
+    "sys.exit": "SystemExit",
+    "interrupt": "KeyboardInterrupt",
+    "odd": "Odd",
+    "unprintable": "Unprintable",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_no_late_task_is_lost_while_children_are_killed_again_and_again(stage: Stage) -> None:
+    # Each task may die many times here, so the cap must not end it.
+    worker = stage.worker(concurrency=3, conf={"task_delivery_cap": 1000})
+    results = stage.send_many("late_run", [(0.02,)] * 2000)
+    rng = random.Random(1)
+
+    def over(killed: int) -> bool:
+        return killed >= 60 and set(stage.states(results)) == {"SUCCESS"}
+
+    end = time.monotonic() + 50
+    killed = kill_repeatedly(worker, 0.2, lambda killed: over(killed) or time.monotonic() > end, rng.choice)
+    assert stage.states(results) == {"SUCCESS": 2000}
+    assert killed >= 60
+    assert set(stage.ends()) == {result.id for result in results}
+    assert stage.app.broker.size("celery") == 0
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize(
+    ("seconds", "number", "every"),
+    [(0.02, 400, 0.25), (0.0005, 4000, 0.05)],
+    ids=["one by one", "in batches"],
+)
+def test_early_tasks_whose_children_are_killed_end_once_and_as_failures(
+    stage: Stage, seconds: float, number: int, every: float
+) -> None:
+    worker = stage.worker(concurrency=3)
+    results = stage.send_many("run", [(seconds,)] * number, link_error=Signature({"task": "errback"}))
+    rng = random.Random(2)
+    end = time.monotonic() + 40
+
+    def over(killed: int) -> bool:
+        return set(stage.states(results)) <= {"SUCCESS", "FAILURE"} or time.monotonic() > end
+
+    killed = kill_repeatedly(worker, every, over, rng.choice)
+    states = stage.wait_for(results)
+    runs, ends = stage.runs(), stage.ends()
+    assert max(runs.values()) == 1
+    assert killed > 5 and states["FAILURE"] > 0
+    failed = {result.id for result in results if result.state == "FAILURE"}
+    # One that had ended may still be lost on its way to the board: some microseconds.
+    assert len(failed & set(ends)) <= 2
+    assert set(runs) == {result.id for result in results}
+    assert len(failed) <= killed
+    for result in results:
+        if result.id in failed:
+            assert isinstance(result.result, WorkerLostError)
+    wait_until(lambda: {trace.what for trace in stage.traces("errback")} == failed)
+    assert {trace.what for trace in stage.traces("failure")} == failed
+
+
+def test_what_a_worker_that_is_gone_has_held_runs_on_another(stage: Stage) -> None:
+    lost = stage.worker(conf={"worker_lease": 4.0})
+    long = stage.send_many("late_run", [(3.0,)] * 2)
+    short = stage.send_many("late_run", [(0.001,)] * 50)
+    wait_until(lambda: len(stage.runs()) >= 2 and stage.app.broker.size("celery") >= 40)
+    time.sleep(0.1)  # the keepers mark what runs as begun
+    lost.kill_all()
+    stage.worker(conf={"worker_lease": 4.0})
+    # The lease, a second of looking after leases, the tasks themselves.
+    assert stage.wait_for([*long, *short], timeout=4 + 1 + 3 + 2) == {"SUCCESS": 52}
+    assert set(stage.ends()) == {result.id for result in [*long, *short]}
+
+
+def test_an_early_task_of_a_worker_that_is_gone_fails_and_does_not_run_again(stage: Stage) -> None:
+    lost = stage.worker(conf={"worker_lease": 2.0})
+    result = stage.send("run", 30.0)
+    wait_until(lambda: stage.runs()[result.id] == 1)
+    time.sleep(0.2)  # the keeper marks it as begun
+    lost.kill_all()
+    stage.worker(conf={"worker_lease": 2.0})
+    assert stage.wait_for([result], timeout=10) == {"FAILURE": 1}
+    assert isinstance(result.result, WorkerLostError)
+    assert stage.runs()[result.id] == 1
+
+
+@pytest.mark.parametrize("name", ["late_run", "late_run_in_c"])
+def test_a_task_longer_than_three_leases_runs_once_while_its_worker_lives(stage: Stage, name: str) -> None:
+    for _ in range(2):
+        stage.worker(concurrency=1, conf={"worker_lease": 1.0})
+    result = stage.send(name, 3.5)
+    assert stage.wait_for([result], timeout=10) == {"SUCCESS": 1}
+    assert stage.runs()[result.id] == 1
+
+
+@pytest.mark.parametrize("how", EARLY_DEATHS)
+def test_a_task_that_ends_its_process_is_a_failure_and_the_next_one_runs(
+    redis_stage: Stage, how: str
+) -> None:
+    redis_stage.worker(concurrency=1)
+    result = redis_stage.send("die", how)
+    after = redis_stage.send("run", 0.0)
+    assert redis_stage.wait_for([result, after], timeout=5) == {"FAILURE": 1, "SUCCESS": 1}
+    assert type(result.result).__name__ == EARLY_DEATHS[how]
+    assert redis_stage.runs()[result.id] == 1
+
+
+def test_a_late_task_that_always_kills_its_child_ends_with_the_dead_letters(stage: Stage) -> None:
+    stage.worker()
+    before = stage.send_many("late_run", [(0.001,)] * 10)
+    killer = stage.send("late_die", "kill")
+    after = stage.send_many("late_run", [(0.001,)] * 30)
+    assert stage.wait_for([*before, killer, *after], timeout=30) == {"SUCCESS": 40, "FAILURE": 1}
+    assert isinstance(killer.result, WorkerLostError)
+    assert stage.runs()[killer.id] == 3
+    assert [letter.id for letter in stage.app.broker.dead_letters("celery")] == [killer.id]
+    innocent = {result.id for result in [*before, *after]}
+    assert {stage.runs()[id] for id in innocent} == {1}
+
+
+def test_what_goes_back_uncounted_with_a_killers_batch_is_not_taken_for_a_killer(stage: Stage) -> None:
+    stage.worker(concurrency=1, conf={"task_delivery_cap": 2})
+    stage.wait_for(stage.send_many("noop", [()] * 100))  # so that batches are full
+    killers = []
+    innocent = []
+    for _ in range(4):
+        killers.append(stage.send("late_die", "kill"))
+        innocent += stage.send_many("late_run", [(0.0,)] * 5)
+    assert stage.wait_for([*killers, *innocent], timeout=30) == {"SUCCESS": 20, "FAILURE": 4}
+    assert set(stage.runs()[result.id] for result in killers) == {2}
+
+
+def test_a_child_killed_while_idle_is_replaced(stage: Stage) -> None:
+    worker = stage.worker()
+    wait_until(lambda: len(worker.children()) == 2)
+    before = worker.children()
+    os.kill(before[0], signal.SIGKILL)
+    wait_until(lambda: len(worker.children()) == 2 and set(worker.children()) != set(before), timeout=3)
+    assert stage.wait_for(stage.send_many("run", [(0.05,)] * 20)) == {"SUCCESS": 20}
+
+
+def test_an_agent_that_is_killed_is_started_again_and_no_task_notices(stage: Stage) -> None:
+    worker = stage.worker(conf={"worker_lease": 3.0})
+    wait_until(lambda: len(worker.children()) == 2)
+    results = stage.send_many("late_run", [(0.05,)] * 60)
+    agent = worker.agent()
+    os.kill(agent, signal.SIGKILL)
+    wait_until(lambda: worker.agent() != agent, timeout=5)
+    assert stage.wait_for(results) == {"SUCCESS": 60}
+    assert max(stage.runs().values()) == 1
+
+
+def test_a_child_and_the_agent_killed_at_once_lose_nothing(stage: Stage) -> None:
+    worker = stage.worker(conf={"worker_lease": 3.0, "task_delivery_cap": 1000})
+    results = stage.send_many("late_run", [(0.1,)] * 30)
+    for _ in range(4):
+        wait_until(lambda: len(worker.children()) == 2)
+        agent = worker.agent()
+        for pid in (*worker.children(), agent):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.3)
+    assert stage.wait_for(results, timeout=20) == {"SUCCESS": 30}
+
+
+def test_children_that_die_at_their_start_are_replaced_ever_more_slowly(redis_stage: Stage) -> None:
+    worker = redis_stage.worker(broken_start=True, concurrency=2)
+    time.sleep(3.0)
+    started = len(redis_stage.traces("child"))
+    assert 4 <= started <= 14
+    worker.term()
+    assert worker.wait() == 0
+
+
+def test_children_are_replaced_after_their_number_of_tasks(stage: Stage) -> None:
+    worker = stage.worker(max_tasks_per_child=5)
+    results = stage.send_many("run", [(0.001,)] * 60)
+    assert stage.wait_for(results) == {"SUCCESS": 60}
+    by_child: dict[int, int] = {}
+    for trace in stage.traces("start"):
+        by_child[trace.pid] = by_child.get(trace.pid, 0) + 1
+    assert max(by_child.values()) <= 5
+    assert max(stage.runs().values()) == 1
+    wait_until(lambda: len(worker.children()) == 2)
+
+
+def test_a_child_that_has_grown_too_big_is_replaced(redis_stage: Stage) -> None:
+    redis_stage.worker(concurrency=1, max_memory_per_child=150_000)
+    results = [redis_stage.send("swell", 60) for _ in range(8)]
+    assert redis_stage.wait_for(results) == {"SUCCESS": 8}
+    assert max(redis_stage.runs().values()) == 1
+    assert len({result.result for result in results}) >= 3

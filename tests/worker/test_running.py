@@ -1,0 +1,196 @@
+"""Who runs what, and when: batches, delays, priorities, states, revoked tasks, other producers."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import redis
+
+from minicelery.broker.redis.envelope import encode
+from minicelery.message import Message, encode_body, new_id
+from tests.waiting import wait_until
+from tests.worker.harness import Stage
+
+
+def test_slow_tasks_do_not_hold_up_the_fast_ones_among_them(stage: Stage) -> None:
+    stage.worker(concurrency=2)
+    stage.wait_for(stage.send_many("noop", [()] * 200))  # so that batches are full
+    fast, naps = [], []
+    began = time.monotonic()
+    for turn in range(100):
+        fast.append(stage.send("run", 0.0))
+        if turn % 12 == 0 and len(naps) < 8:
+            naps.append(stage.send("run", 1.0))
+    assert stage.wait_for([*fast, *naps], timeout=15) == {"SUCCESS": 108}
+    took = time.monotonic() - began
+    ended = {trace.what: trace.time for trace in stage.traces("end")}
+    first = min(trace.time for trace in stage.traces("start"))
+    assert took < 5.5
+    # Each waits for the naps before it, and at most for one that came later, in the same batch.
+    sent = [result.id for result in fast]
+    for place, id in enumerate(sent):
+        naps_before = min(8, place // 12 + 1)
+        assert ended[id] - first < (naps_before + 1) // 2 * 1.0 + 1.5
+
+
+def test_idle_siblings_get_what_a_busy_child_has_not_begun(stage: Stage) -> None:
+    stage.worker(concurrency=4)
+    stage.wait_for(stage.send_many("noop", [()] * 400))  # so that batches are full
+    time.sleep(0.1)
+    began = time.monotonic()
+    results = stage.send_many("run", [(0.3,)] * 4)
+    assert stage.wait_for(results) == {"SUCCESS": 4}
+    assert time.monotonic() - began < 0.9
+
+
+def test_a_fast_tasks_result_does_not_wait_for_its_slow_neighbour(stage: Stage) -> None:
+    stage.worker(concurrency=1)
+    stage.wait_for(stage.send_many("noop", [()] * 200))  # so that batches are full
+    began = time.monotonic()
+    fast, slow = stage.send_many("run", [(0.0,), (2.0,)])
+    assert stage.wait_for([fast], timeout=5) == {"SUCCESS": 1}
+    assert time.monotonic() - began < 0.7
+    assert stage.states([slow]) == {"PENDING": 1}
+
+
+def test_a_tracked_task_is_seen_as_started_with_its_process(stage: Stage) -> None:
+    worker = stage.worker()
+    result = stage.send("tracked_run", 0.5)
+    wait_until(lambda: result.state == "STARTED", timeout=2)
+    assert result.info["hostname"] == "w0@test"
+    assert result.info["pid"] in worker.children()
+    assert stage.wait_for([result]) == {"SUCCESS": 1}
+
+
+def test_a_state_of_the_tasks_own_is_not_overwritten_by_started(stage: Stage) -> None:
+    stage.worker()
+    result = stage.send("report", 0.5)
+    seen = set()
+    while (state := result.state) != "SUCCESS":
+        seen.add(state)
+        time.sleep(0.01)
+    assert "PROGRESS" in seen
+    assert seen <= {"PENDING", "STARTED", "PROGRESS"}
+    assert stage.states([result]) == {"SUCCESS": 1}
+
+
+def test_a_task_that_was_revoked_before_it_began_does_not_run(stage: Stage) -> None:
+    result = stage.send("run", 0.0)
+    delayed = stage.send("run", 0.0, countdown=0.5)
+    result.revoke()
+    delayed.revoke()
+    stage.worker()
+    assert stage.wait_for([result, delayed]) == {"REVOKED": 2}
+    after = stage.send("run", 0.0)
+    assert stage.wait_for([after]) == {"SUCCESS": 1}
+    assert set(stage.runs()) == {after.id}
+
+
+def test_delayed_tasks_begin_when_they_are_due(stage: Stage) -> None:
+    stage.worker()
+    now = time.time()
+    due = {stage.send("run", 0.0, countdown=delay).id: now + delay for delay in (0.4, 0.8, 1.2)}
+    eta = datetime.fromtimestamp(now + 1.0, timezone(timedelta(hours=2)))
+    due[stage.send("run", 0.0, eta=eta).id] = now + 1.0
+    wait_until(lambda: len(stage.runs()) == 4, timeout=5)
+    for trace in stage.traces("start"):
+        assert -0.01 <= trace.time - due[trace.what] < 1.0
+
+
+def test_a_delayed_task_that_was_sent_before_any_worker_waits_for_its_time(stage: Stage) -> None:
+    due = time.time() + 1.5
+    result = stage.send("run", 0.0, countdown=1.5)
+    stage.worker()
+    assert stage.wait_for([result], timeout=5) == {"SUCCESS": 1}
+    assert -0.05 <= stage.traces("start")[0].time - due < 1.0
+
+
+def test_a_task_that_expired_in_the_queue_is_revoked(stage: Stage) -> None:
+    late = stage.send("run", 0.0, expires=0.2)
+    time.sleep(0.3)
+    in_time = stage.send("run", 0.0, expires=60)
+    stage.worker()
+    assert stage.wait_for([late, in_time]) == {"REVOKED": 1, "SUCCESS": 1}
+    assert set(stage.runs()) == {in_time.id}
+
+
+def test_retries_come_back_after_their_delay(stage: Stage) -> None:
+    stage.worker()
+    results = [stage.send("again", 2) for _ in range(5)]
+    assert stage.wait_for(results) == {"SUCCESS": 5}
+    assert {result.result for result in results} == {2}
+    assert set(stage.runs().values()) == {3}
+
+
+def test_urgent_messages_are_served_first(stage: Stage) -> None:
+    ids: dict[int, set[str]] = {9: set(), 5: set(), 0: set()}
+    for _ in range(5):
+        for priority in (9, 5, 0):
+            ids[priority].add(stage.send("run", 0.001, priority=priority).id)
+    stage.worker(concurrency=1)
+    wait_until(lambda: len(stage.runs()) == 15)
+    order = [trace.what for trace in stage.traces("start")]
+    assert (set(order[:5]), set(order[5:10]), set(order[10:])) == (ids[0], ids[5], ids[9])
+
+
+def test_a_worker_serves_all_its_queues_and_no_other(stage: Stage) -> None:
+    stage.worker(queues="left,right")
+    served = [stage.send("run", 0.0, queue=queue) for queue in ("left", "right") * 10]
+    other = stage.send("run", 0.0, queue="other")
+    assert stage.wait_for(served) == {"SUCCESS": 20}
+    assert stage.states([other]) == {"PENDING": 1}
+    assert stage.app.broker.size("other") == 1
+
+
+def test_a_full_queue_does_not_starve_the_other_one(stage: Stage) -> None:
+    full = stage.send_many("run", [(0.01,)] * 300, queue="left")
+    few = stage.send_many("run", [(0.01,)] * 5, queue="right")
+    stage.worker(concurrency=1, queues="left,right")
+    assert stage.wait_for(few, timeout=10) == {"SUCCESS": 5}
+    assert stage.states(full)["PENDING"] > 150
+
+
+def test_a_message_of_a_producer_that_does_not_ring_starts_at_once(redis_stage: Stage) -> None:
+    worker = redis_stage.worker()
+    wait_until(lambda: len(worker.children()) == 2)
+    time.sleep(1.0)  # everybody is idle
+    client = redis.Redis.from_url(redis_stage.url)
+    for _ in range(5):
+        id = new_id()
+        client.lpush("celery", _envelope(id))
+        pushed = time.time()
+        wait_until(lambda id=id: redis_stage.runs()[id], timeout=3)
+        assert redis_stage.traces("start", id)[0].time - pushed < 0.5
+        time.sleep(0.1)
+    urgent = new_id()
+    client.lpush("celery\x06\x169", _envelope(urgent))
+    wait_until(lambda: redis_stage.runs()[urgent], timeout=2)
+    client.close()
+
+
+def test_a_message_that_nobody_can_read_is_kept_and_stops_nothing(redis_stage: Stage) -> None:
+    redis_stage.worker(concurrency=1)
+    client = redis.Redis.from_url(redis_stage.url)
+    for raw in (b"\xff\xfe", b"{}", b'{"body": 1}', b"[" * 10_000):
+        client.lpush("celery", raw)
+    client.close()
+    assert redis_stage.wait_for([redis_stage.send("run", 0.0)]) == {"SUCCESS": 1}
+    wait_until(lambda: len(redis_stage.app.broker.dead_letters("celery")) == 4)
+    assert len(redis_stage.traces("child")) == 1
+
+
+def _envelope(id: str) -> str:
+    body, content_type, encoding = encode_body([0.0], {}, "json")
+    headers: dict[str, Any] = {
+        "lang": "py", "task": "run", "id": id, "root_id": id, "parent_id": None, "group": None,
+        "retries": 0, "eta": None, "expires": None, "timelimit": [None, None], "argsrepr": "[0.0]",
+        "kwargsrepr": "{}", "origin": f"gen1@{socket.gethostname()}",
+    }  # fmt: skip
+    message = Message(id, "run", body, headers, content_type=content_type, content_encoding=encoding)
+    text = encode(message)
+    assert json.loads(text)["headers"]["id"] == id
+    return text
