@@ -49,11 +49,12 @@ def encode(
     """
     done = datetime.now(zone).isoformat() if state in states.READY_STATES else None
     if serializer == "json":
+        listed = "null" if children is None else serialization.encode_json(children) if children else "[]"
         # A third of the cost of building the dict and encoding it whole.
         text = (
             f'{{"status": {quote(state)}, "result": {serialization.encode_json(result)}, '
             f'"traceback": {"null" if traceback is None else quote(traceback)}, '
-            f'"children": {_children(children)}, "date_done": {"null" if done is None else quote(done)}'
+            f'"children": {listed}, "date_done": {"null" if done is None else quote(done)}'
         )
         if group_id is not None:
             text += f', "group_id": {quote(group_id)}'
@@ -70,12 +71,6 @@ def encode(
         document["parent_id"] = parent_id
     document |= {**(extra or {}), "task_id": id}
     return Record(id, serialization.dumps(document, serializer)[0], state, ttl)
-
-
-def _children(children: Sequence[Any] | None) -> str:
-    if children is None:
-        return "null"
-    return serialization.encode_json(children) if children else "[]"
 
 
 def decode(document: bytes, serializer: str = "json") -> dict[str, Any]:

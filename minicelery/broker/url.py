@@ -43,7 +43,7 @@ def parse_url(url: str) -> ServerURL:
     if ";" in url:
         raise ImproperlyConfigured(f"{mask_url(url)!r}: lists of servers are not served yet; name one server")
     match = _URL.match(url)
-    if match is None or "@" in (match["path"] or ""):
+    if match is None or ("@" in (match["path"] or "") and (match["host"] or match["port"])):
         raise ImproperlyConfigured(
             f"{mask_url(url)!r} is not a server URL; expected scheme://user:password@host:port/path, "
             "with special characters in the password percent-encoded"
@@ -64,6 +64,9 @@ def parse_url(url: str) -> ServerURL:
 
 def mask_url(url: str) -> str:
     """`url` with everything that may be a password replaced by ``**``; takes malformed ones too."""
-    return ";".join(
-        re.sub(r"^([^:/?#]*(?:://)?[^:@/?#]*):.*@", r"\1:**@", one).split("?")[0] for one in url.split(";")
-    )
+    return ";".join(map(_mask_one, url.split(";")))
+
+
+def _mask_one(url: str) -> str:
+    start = r"[^:/?#]*://" if "://" in url else ""
+    return re.sub(rf"^({start}[^:@/?#]*):.*@", r"\1:**@", url).split("?")[0]

@@ -306,7 +306,7 @@ class Executor:
         self._after(call, states.FAILURE, error, einfo)
         if verdict is Verdict.ACK and self._rejects(call, error):
             verdict = Verdict.REJECT
-        return Outcome(call.delivery, verdict, stored, publish, reason=repr(error)[:500])
+        return Outcome(call.delivery, verdict, stored, publish, reason=shown(error, task)[:500])
 
     def _rejects(self, call: Call, error: BaseException) -> bool:
         """Whether a failed late-ack task goes to the dead letters: `acks_on_failure` and kin are off."""

@@ -40,10 +40,12 @@ class Recorder:
         """The record of a returned value.  Raises EncodeError."""
         message, children = call.delivery.message, call.request.children
         headers = message.headers
+        group, parent = headers.get("group"), headers.get("parent_id")
         return record.encode(
             message.id, states.SUCCESS, value, serializer=self.serializer, ttl=self.ttl, zone=self.zone,
             children=[child.as_tuple() for child in children] if children else (),
-            group_id=_text(headers.get("group")), parent_id=_text(headers.get("parent_id")),
+            group_id=None if group is None else _text(group),
+            parent_id=None if parent is None else _text(parent),
             extra=self._extra(call) if self.extended else None,
         )  # fmt: skip
 

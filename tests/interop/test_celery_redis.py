@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -99,6 +100,7 @@ def pair(request: pytest.FixtureRequest, url: str) -> Iterator[Pair]:
     pair = Pair(library, app, queue, client)
     assert pair.send("add", 1, 1).get(timeout=30) == 2  # the worker is there
     yield pair
+    gc.collect()  # Celery's results unsubscribe when they are dropped: while Redis is still there
     client.close()
     app.close()
 
@@ -315,6 +317,7 @@ def mini(url: str) -> Iterator[Callable[..., Any]]:
     """Signatures of a Celery client for the minicelery worker."""
     app = make_app("celery", url)
     yield lambda name, *args: app.tasks[f"interop.{name}"].s(*args).set(queue="mini")
+    gc.collect()
     app.close()
 
 

@@ -44,7 +44,7 @@ def by_hand(**options: Any) -> Define:
     attributes = options.pop("attributes", {})
 
     def define(app: Any, errors: Any, seen: list[Any]) -> Any:
-        @app.task(bind=True, name="t", **attributes)
+        @app.task(bind=True, shared=False, name="t", **attributes)
         def task(self: Any, x: int = 0, y: int = 0, *rest: int, z: int = 0) -> None:
             seen.append([x, y, list(rest), z, self.request.retries])
             if self.request.retries > 8:
@@ -58,7 +58,7 @@ def by_hand(**options: Any) -> Define:
 
 def inside_except(with_exc: bool) -> Define:
     def define(app: Any, errors: Any, seen: list[Any]) -> Any:
-        @app.task(bind=True, name="t", max_retries=2)
+        @app.task(bind=True, shared=False, name="t", max_retries=2)
         def task(self: Any) -> None:
             seen.append(self.request.retries)
             try:
@@ -77,7 +77,7 @@ def automatic(error: str, **attributes: Any) -> Define:
     def define(app: Any, errors: Any, seen: list[Any]) -> Any:
         kinds = {"Flaky": Flaky, "Hopeless": Hopeless, "KeyError": KeyError, "Ignore": errors.Ignore}
 
-        @app.task(bind=True, name="t", autoretry_for=(Flaky, errors.Ignore), **attributes)
+        @app.task(bind=True, shared=False, name="t", autoretry_for=(Flaky, errors.Ignore), **attributes)
         def task(self: Any) -> None:
             seen.append(self.request.retries)
             raise kinds[error]("why")
@@ -88,7 +88,7 @@ def automatic(error: str, **attributes: Any) -> Define:
 
 
 def not_thrown(app: Any, errors: Any, seen: list[Any]) -> Any:
-    @app.task(bind=True, name="t")
+    @app.task(bind=True, shared=False, name="t")
     def task(self: Any) -> str:
         found = self.retry(throw=False, countdown=7, exc=KeyError("x"))
         seen.append([type(found).__name__, found.when, str(found)])
@@ -98,7 +98,7 @@ def not_thrown(app: Any, errors: Any, seen: list[Any]) -> Any:
 
 
 def caught_at_the_limit(app: Any, errors: Any, seen: list[Any]) -> Any:
-    @app.task(bind=True, name="t", max_retries=1)
+    @app.task(bind=True, shared=False, name="t", max_retries=1)
     def task(self: Any, x: int, y: int = 5) -> str:
         try:
             self.retry()
@@ -144,13 +144,10 @@ SCENARIOS: dict[str, tuple[Define, tuple[Any, ...], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_attempts_and_their_end_are_celerys(scenario: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("shared", "finalized"):
-        monkeypatch.setattr(_state, name, [])
+    monkeypatch.setattr(_state, "shared", [])
     define, args, kwargs = SCENARIOS[scenario]
     mine = minicelery.Celery("oracle", broker="memory://", backend="memory://", set_as_current=False)
-    original = celery.Celery(
-        "oracle", broker="memory://", backend="cache+memory://", set_as_current=False, shared=False
-    )
+    original = celery.Celery("oracle", broker="memory://", backend="cache+memory://", set_as_current=False)
     assert attempts(mine, ours, define, args, kwargs) == attempts(original, theirs, define, args, kwargs)
 
 

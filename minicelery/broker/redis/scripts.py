@@ -80,7 +80,7 @@ SWAP = Script(
     """
 -- The first "id" of an envelope is its header: the body before it is base64.
 local function id_of(envelope)
-  local id = string.match(envelope, '"id":%s*"([^"\\]*)"')
+  local id = string.match(envelope, '"id":%s*"([^"\\\\]*)"')
   if id then return id end
   local read, value = pcall(cjson.decode, envelope)
   return read and type(value) == 'table' and type(value.headers) == 'table'
