@@ -11,6 +11,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone, tzinfo
+from json.encoder import encode_basestring_ascii as quote
 from typing import Any
 
 from minicelery import serialization
@@ -37,6 +38,7 @@ class Message:
     properties: dict[str, Any] = field(default_factory=dict)  # reply_to, correlation_id, …
     due: float | None = None  # unix seconds; None = now
     expires: float | None = None  # unix seconds
+    headers_text: str = ""  # the headers as JSON where they have been rendered; must agree with them
 
 
 @dataclass(slots=True)
@@ -132,6 +134,37 @@ class Origin:
 
 os.register_at_fork(after_in_child=Origin.forget)
 
+
+class HeadersTemplate:
+    """The headers of many calls of one task, of which four values differ.
+
+    Rendering them costs a third of encoding the dict: half the cost of a message in a batch.
+    """
+
+    __slots__ = ("_parts", "_same")
+
+    def __init__(self, same: dict[str, Any]) -> None:
+        self._same = same
+        mark = new_id()
+        marked = same | {"id": mark, "root_id": mark, "argsrepr": mark, "kwargsrepr": mark}
+        self._parts = serialization.encode_json(marked).split(f'"{mark}"')
+
+    def fill(self, id: str, argsrepr: str, kwargsrepr: str) -> tuple[dict[str, Any], str]:
+        """The headers, and the same as JSON text."""
+        a, b, c, d, e = self._parts
+        return (
+            {
+                **self._same,
+                "id": id,
+                "root_id": id,
+                "argsrepr": argsrepr,
+                "kwargsrepr": kwargsrepr,
+                "stamps": {},
+            },
+            f'{a}"{id}"{b}"{id}"{c}{quote(argsrepr)}{d}{quote(kwargsrepr)}{e}',
+        )
+
+
 _SCALARS = frozenset({int, float, bool, type(None)})
 
 
@@ -205,6 +238,7 @@ def parse_time(text: object, field_name: str, zone: tzinfo = timezone.utc) -> fl
 
 
 _NO_LINKS = (None, None, None, None)
+_NO_LINKS_TEXT = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
 
 
 def encode_body(
@@ -217,6 +251,13 @@ def encode_body(
 
     `links` are callbacks, errbacks, chain and chord.  Raises EncodeError.
     """
+    if serializer == "json" and links is _NO_LINKS:
+        return (
+            f"[{serialization.encode_json(args)}, {serialization.encode_json(kwargs) if kwargs else '{}'}, "
+            f"{_NO_LINKS_TEXT}]".encode(),
+            "application/json",
+            "utf-8",
+        )
     callbacks, errbacks, chain, chord = links
     embed = {"callbacks": callbacks, "errbacks": errbacks, "chain": chain, "chord": chord}
     return serialization.dumps((args, kwargs, embed), serializer)

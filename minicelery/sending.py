@@ -14,6 +14,7 @@ from minicelery._state import request_var
 from minicelery.canvas import links_for_body
 from minicelery.exceptions import EncodeError, ImproperlyConfigured
 from minicelery.message import (
+    HeadersTemplate,
     Message,
     Origin,
     encode_body,
@@ -44,6 +45,7 @@ class Defaults:
     """What a task's own options and the settings give every message of it; made once."""
 
     __slots__ = (
+        "_templates",
         "attempts", "deadline", "compression", "expires", "ignore_result", "priority", "queue", "revision", "serializer",
         "soft_time_limit", "time_limit", "trail",
     )  # fmt: skip
@@ -66,6 +68,22 @@ class Defaults:
         kind = type(task)
         self.time_limit = own.get("time_limit", _plain(kind, "time_limit"))
         self.soft_time_limit = own.get("soft_time_limit", _plain(kind, "soft_time_limit"))
+        if self.priority is not None:
+            check_priority(self.priority)
+        self._templates: dict[tuple[str, str], HeadersTemplate] = {}
+
+    def headers(self, name: str) -> HeadersTemplate:
+        """The headers of a plain call of the task `name` by this process."""
+        found = self._templates.get((name, Origin.name))
+        if found is None:
+            found = self._templates[name, Origin.name] = HeadersTemplate({
+                "lang": "py", "task": name, "id": None, "shadow": None, "eta": None, "expires": None,
+                "group": None, "group_index": None, "retries": 0,
+                "timelimit": [self.time_limit, self.soft_time_limit], "root_id": None, "parent_id": None,
+                "argsrepr": "", "kwargsrepr": "", "origin": Origin.name, "ignore_result": self.ignore_result,
+                "replaced_task_nesting": 0, "stamped_headers": None, "stamps": {},
+            })  # fmt: skip
+        return found
 
 
 def _plain(kind: type, name: str) -> Any:
@@ -164,6 +182,7 @@ class Sender:
         if signals.before_task_publish.receivers:
             for message in messages:
                 self._announce(signals.before_task_publish, message, options or {})
+                message.headers_text = ""  # a receiver may have changed the headers
         defaults = defaults or self.defaults(None)
         attempts = defaults.attempts
         if options and ("retry" in options or "retry_policy" in options):
@@ -224,19 +243,18 @@ class Sender:
             body, content_type, encoding = encode_body(args, kwargs, defaults.serializer)
         except EncodeError as error:
             raise self._explain(error, name, args, kwargs, defaults.serializer) from error
-        headers: dict[str, Any] = {
-            "lang": "py", "task": name, "id": id, "shadow": None, "eta": None, "expires": None,
-            "group": None, "group_index": None, "retries": 0,
-            "timelimit": [defaults.time_limit, defaults.soft_time_limit],
-            "root_id": parent.root_id if inside else id, "parent_id": parent.id if inside else None,  # type: ignore[union-attr]
-            "argsrepr": short_repr(args), "kwargsrepr": short_repr(kwargs) if kwargs else "{}",
-            "origin": Origin.name, "ignore_result": defaults.ignore_result, "replaced_task_nesting": 0,
-            "stamped_headers": None, "stamps": {},
-        }  # fmt: skip
+        headers, text = defaults.headers(name).fill(
+            id, short_repr(args), short_repr(kwargs) if kwargs else "{}"
+        )
         message = Message(
-            id, name, body, headers, defaults.queue, self._priority(defaults.priority, parent if inside else None),
-            content_type, encoding, "", defaults.queue, {"correlation_id": id, "reply_to": Origin.client_id},
+            id, name, body, headers, defaults.queue, defaults.priority, content_type, encoding,
+            "", defaults.queue, {"correlation_id": id, "reply_to": Origin.client_id}, None, None, text,
         )  # fmt: skip
+        if inside:
+            assert parent is not None
+            headers |= {"root_id": parent.root_id, "parent_id": parent.id}
+            message.headers_text = ""
+            message.priority = self._priority(defaults.priority, parent)
         if defaults.expires is not None:
             self._expire(message, defaults.expires, time.time())
         if defaults.compression is not None:
@@ -334,9 +352,7 @@ class Sender:
         if priority is None and parent is not None and self.app.conf.task_inherit_parent_priority:
             info = parent.delivery_info
             priority = info and info["priority"]
-        if priority is None or (type(priority) is int and 0 <= priority <= 255):
-            return priority
-        raise ValueError(f"priority={priority!r}: expected a whole number from 0 to 9")
+        return None if priority is None else check_priority(priority)
 
     def _due(self, name: str, countdown: Any, eta: Any, now: float) -> float:
         if countdown is not None:
@@ -357,9 +373,11 @@ class Sender:
             aware = expires if expires.tzinfo else expires.replace(tzinfo=zone)
             message.expires = aware.timestamp()
             message.headers["expires"] = expires.isoformat()
+            message.headers_text = ""
         elif isinstance(expires, (int, float)) and expires == expires and abs(expires) < 1e10:
             message.expires = now + expires
             message.headers["expires"] = iso(message.expires, zone)
+            message.headers_text = ""
         else:
             raise ValueError(f"expires={expires!r} of {message.task}: expected seconds or a datetime")
         left = message.expires - now
@@ -372,6 +390,7 @@ class Sender:
 
     def _compress(self, message: Message, name: str) -> None:
         message.body, message.headers["compression"] = serialization.compress(message.body, name)
+        message.headers_text = ""
 
     def _explain(
         self, error: EncodeError, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], serializer: str
@@ -457,6 +476,13 @@ class Sender:
         message.due = self._due(task.name, countdown, eta, now)
         message.headers["eta"] = iso(message.due, self.app.conf.zone())
         return message
+
+
+def check_priority(priority: Any) -> int:
+    """`priority` itself.  Raises ValueError."""
+    if type(priority) is int and 0 <= priority <= 255:
+        return priority
+    raise ValueError(f"priority={priority!r}: expected a whole number from 0 to 9")
 
 
 def _text(value: Any, option: str, name: str) -> str | None:

@@ -70,7 +70,8 @@ def test_early_tasks_whose_children_are_killed_end_once_and_as_failures(
     failed = {result.id for result in results if result.state == "FAILURE"}
     # One that had ended may still be lost on its way to the board: some microseconds.
     assert len(failed & set(ends)) <= max(2, killed // 4)
-    assert set(runs) == {result.id for result in results}
+    # A child may die between taking a task up and its first line.
+    assert set(runs) | failed == {result.id for result in results}
     assert len(failed) <= killed
     for result in results:
         if result.id in failed:

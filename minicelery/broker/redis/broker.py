@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import redis.exceptions
 
 from minicelery.broker import LEASE, Backend
 from minicelery.broker.redis import scripts
@@ -16,7 +18,7 @@ from minicelery.broker.redis.link import FAILED, LOST, Pool, Server, Slot
 from minicelery.broker.redis.lookout import Lookout
 from minicelery.broker.url import ServerURL
 from minicelery.exceptions import BrokerUnavailable, OperationalError
-from minicelery.message import DeadLetter, Message
+from minicelery.message import DeadLetter, Message, new_ids
 
 PUBLISH_DEADLINE = 5.0
 _CHUNK, _CHUNK_BYTES = 500, 1 << 20
@@ -44,8 +46,11 @@ class RedisBroker:
         try:
             slot = self.pool.take(end)
             try:
-                for keys, arguments in self._chunks(messages):
-                    self._publish_chunk(slot, keys, arguments, end, attempts)
+                if len(messages) == 1:
+                    slot.sequence += 1
+                    self._insist(slot, *self._one(messages[0]), end, attempts)
+                else:
+                    self._publish_chunks(slot, self._chunks(messages), end, attempts)
             finally:
                 self.pool.put_back(slot)
         except LOST as error:
@@ -53,37 +58,80 @@ class RedisBroker:
         except FAILED as error:
             raise OperationalError(self.server.explain(error)) from error
 
-    def _chunks(self, messages: Sequence[Message]) -> list[tuple[list[str], list[Any]]]:
-        if len(messages) == 1:
-            message = messages[0]
-            queue = self.prefix + message.queue
-            step = step_of(message.priority) if message.priority else "0"
-            due = "" if message.due is None else f"{message.due:.6f}"
-            return [([queue], [1, step, due, encode(message)])]
-        chunks: list[tuple[list[str], list[Any]]] = []
-        keys: dict[str, int] = {}
-        arguments: list[Any] = []
-        size = 0
-        for message in messages:
-            if len(arguments) >= 4 * _CHUNK or size > _CHUNK_BYTES:
-                chunks.append((list(keys), arguments))
-                keys, arguments, size = {}, [], 0
-            envelope = encode(message)
-            size += len(envelope)
-            index = keys.setdefault(self.prefix + message.queue, len(keys) + 1)
-            step = step_of(message.priority) if message.priority else "0"
-            due = "" if message.due is None else f"{message.due:.6f}"
-            arguments += (index, step, due, envelope)
-        if arguments:
-            chunks.append((list(keys), arguments))
-        return chunks
+    def _one(self, message: Message) -> tuple[list[str], list[Any]]:
+        step = step_of(message.priority) if message.priority else "0"
+        keys = [self.prefix + message.queue]
+        if message.due is None:
+            return keys, [0, step, encode(message)]
+        return keys, [1, step, f"{message.due:.6f}", encode(message)]
 
-    def _publish_chunk(
+    def _chunks(self, messages: Sequence[Message]) -> Iterator[tuple[list[str], list[Any]]]:
+        """Keys and arguments of as many PUBLISH as the messages need."""
+        if not messages:
+            return
+        first = messages[0]
+        step = step_of(first.priority)
+        alike = all(
+            m.queue == first.queue and m.priority == first.priority and m.due is None for m in messages
+        )
+        keys: dict[str, int] = {self.prefix + first.queue: 1}
+        arguments: list[Any] = [0, step] if alike else []
+        count = size = 0
+        for message, tag in zip(messages, new_ids(len(messages)), strict=True):
+            envelope = encode(message, tag)
+            if count and (count >= _CHUNK or size + len(envelope) > _CHUNK_BYTES):
+                yield list(keys), arguments
+                keys = {self.prefix + first.queue: 1}
+                arguments = [0, step] if alike else []
+                count = size = 0
+            count += 1
+            size += len(envelope)
+            if alike:
+                arguments.append(envelope)
+                continue
+            index = keys.setdefault(self.prefix + message.queue, len(keys) + 1)
+            due = "" if message.due is None else f"{message.due:.6f}"
+            arguments += (index, step_of(message.priority), due, envelope)
+        yield list(keys), arguments
+
+    def _publish_chunks(
+        self, slot: Slot, chunks: Iterator[tuple[list[str], list[Any]]], end: float, attempts: int | None
+    ) -> None:
+        """Publish chunk by chunk; the next one is made while the server is busy with one."""
+        flying: tuple[list[str], list[Any]] | None = None
+        for chunk in chunks:
+            if flying is not None:
+                self._land(slot, flying, end, attempts)
+            slot.sequence += 1
+            flying = chunk
+            if slot.link is not None:
+                try:
+                    slot.link.start(scripts.PUBLISH, *self._numbered(slot, *chunk))
+                except LOST:
+                    slot.drop()
+        if flying is not None:
+            self._land(slot, flying, end, attempts)
+
+    def _land(self, slot: Slot, chunk: tuple[list[str], list[Any]], end: float, attempts: int | None) -> None:
+        """Wait for the answer to a chunk that was sent; send it again if none comes."""
+        if slot.link is not None:
+            try:
+                slot.link.read()
+                return
+            except redis.exceptions.NoScriptError:
+                pass  # sent again below, with its text
+            except LOST:
+                slot.drop()
+        self._insist(slot, *chunk, end, attempts)
+
+    def _numbered(self, slot: Slot, keys: list[str], arguments: list[Any]) -> tuple[list[str], list[Any]]:
+        return [*keys, f"{self.prefix}minicelery.sent.{slot.name}"], [slot.sequence, *arguments]
+
+    def _insist(
         self, slot: Slot, keys: list[str], arguments: list[Any], end: float, attempts: int | None
     ) -> None:
-        slot.sequence += 1
-        keys = [*keys, f"{self.prefix}minicelery.sent.{slot.name}"]
-        arguments = [slot.sequence, *arguments]
+        """Publish under the slot's number, as often as it takes and is allowed."""
+        keys, arguments = self._numbered(slot, keys, arguments)
         attempt = 0
         was_idle = slot.link is not None
         while True:

@@ -36,14 +36,16 @@ def step_of(priority: Any) -> str:
     return STEPS[min(9, priority)] if isinstance(priority, int) and priority > 0 else "0"
 
 
-def encode(message: Message) -> str:
-    """The message as envelope text."""
+def encode(message: Message, tag: str = "") -> str:
+    """The message as envelope text; `tag` is its delivery tag, made here if there is none."""
     properties = message.properties
+    reply_to = properties.get("reply_to")
     text = (
         f'{{"body": "{b2a_base64(message.body, newline=False).decode()}", '
         f'"content-encoding": {quote(message.content_encoding)}, "content-type": {quote(message.content_type)}, '
-        f'"headers": {_encode(message.headers)}, "properties": {{'
-        f'"correlation_id": {quote(message.id)}, "reply_to": {_encode(properties.get("reply_to"))}, '
+        f'"headers": {message.headers_text or _encode(message.headers)}, "properties": {{'
+        f'"correlation_id": {quote(message.id)}, '
+        f'"reply_to": {quote(reply_to) if type(reply_to) is str else _encode(reply_to)}, '
         f'"delivery_mode": 2, '
     )
     if len(properties) > 2:
@@ -54,7 +56,7 @@ def encode(message: Message) -> str:
     return (
         f'{text}"delivery_info": {{"exchange": {quote(message.exchange)}, "routing_key": {quote(message.queue)}'
         f'{redelivered}}}, "priority": {message.priority or 0}, "body_encoding": "base64", '
-        f'"delivery_tag": "{new_id()}"}}}}'
+        f'"delivery_tag": "{tag or new_id()}"}}}}'
     )
 
 

@@ -121,6 +121,10 @@ class Link:
         self._connection.send_packed_command((_pack(args),), check_health=False)
         return self._connection.read_response(disable_decoding=True)
 
+    def start(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
+        """Have a script run; its answer, or that the server does not have it, is due to `read`."""
+        self.send(b"EVALSHA", script.sha, len(keys), *keys, *args)
+
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """Run a script: one trip, but for the first time on a server that does not have it."""
         connection = self._connection
@@ -259,6 +263,12 @@ class Slot:
         self.name = new_id()
         self.sequence = 0
 
+    def drop(self) -> None:
+        """Give up the link."""
+        link, self.link = self.link, None
+        if link is not None:
+            link.close()
+
 
 class Pool:
     """At most `limit` links, handed out newest first; empty again in a forked child."""
@@ -343,17 +353,13 @@ class Pool:
             return result
         except redis.exceptions.ResponseError as error:
             if isinstance(error, LOST):
-                link.close()
-                slot.link = None
+                slot.drop()
             raise
         except BaseException:
-            link.close()
-            slot.link = None
+            slot.drop()
             raise
 
     def close(self) -> None:
         """Close the idle links; their slots are used again."""
         for slot in list(self._idle):
-            link, slot.link = slot.link, None
-            if link is not None:
-                link.close()
+            slot.drop()

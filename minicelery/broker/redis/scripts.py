@@ -202,7 +202,8 @@ return found
 """,
 )
 
-# KEYS: the queues' lists, the producer.  ARGV: sequence, then queue index, step, due, envelope.
+# KEYS: the queues' lists, the producer.  ARGV: sequence, then either 0, the step and the envelopes
+# of one list, or queue index, step, due and envelope of each message.
 PUBLISH = Script(
     _COMMON,
     """
@@ -210,8 +211,9 @@ local producer = KEYS[#KEYS]
 local last = redis.call('GET', producer)
 -- Sent again because the answer was lost, or late after being sent again.
 if last and tonumber(last) >= tonumber(ARGV[1]) then return 0 end
-if #ARGV == 5 then
-  push(KEYS[1], ARGV[3], ARGV[4], ARGV[5])
+if ARGV[2] == '0' then
+  redis.call('LPUSH', list(KEYS[1], ARGV[3]), unpack(ARGV, 4))
+  ring(KEYS[1])
 else
   local many, rung = {}, {}
   for at = 2, #ARGV, 4 do
