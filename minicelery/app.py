@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 R = TypeVar("R")
 
-REVOKED_FOR = 86400.0
-"""Seconds for which the order not to run a task is kept."""
+REVOKED_FOR = 30 * 86400.0
+"""Seconds for which the order not to run a task is kept; it must outlast the task's delay."""
 DEFAULT_BROKER = "amqp://"
+_LATER = frozenset(
+    "control events amqp log Beat GroupResult ResultSet chain group chord chunks add_periodic_task setup_security".split()
+)
 
 
 class Celery:
@@ -436,6 +439,11 @@ class Celery:
     def bugreport(self) -> str:
         """Versions and settings, secrets masked."""
         return bugreport(self)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _LATER:
+            raise AttributeError(f"app.{name} is not part of this version of minicelery")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
         return f"<Celery {self.main or '__main__'}>"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar,
 from minicelery import _state
 from minicelery._state import Proxy
 from minicelery.exceptions import DuplicateTaskNameWarning, NotRegistered
+from minicelery.settings import UnservedSetting
 from minicelery.task import Task
 
 if TYPE_CHECKING:
@@ -86,6 +87,12 @@ def task_from_function(
         if option in ("run", "app") or (callable(getattr(Task, option, None)) and not callable(value)):
             raise TypeError(f"{option}= is not an option of a task ({_place(fun)})")
         setattr(task, option, value)
+    if options.get("rate_limit") is not None:
+        warnings.warn(
+            f"rate_limit={options['rate_limit']!r} of {name} is not served by this version; it has no effect",
+            UnservedSetting,
+            stacklevel=4,
+        )
     for option in ("autoretry_for", "dont_autoretry_for", "throws"):
         if isinstance(one := getattr(task, option), type):
             setattr(task, option, (one,))

@@ -59,8 +59,7 @@ class Defaults:
         self.serializer = task.serializer if task else conf.task_serializer
         self.compression = task.compression if task else conf.task_compression
         self.priority = task.priority if task else conf.task_default_priority
-        # Of a task this process does not know, the worker decides.
-        self.ignore_result = bool(task.ignore_result) if task else None
+        self.ignore_result = bool(task.ignore_result) if task else None  # None: the worker decides
         self.expires = task.expires if task else None
         self.trail = task.trail if task else True
         # Limits of the settings are the worker's own affair; the message names the task's.

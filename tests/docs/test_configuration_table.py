@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from minicelery.settings_table import TABLE, as_markdown
+from minicelery.settings.table import TABLE, as_markdown
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 MARK = "<!-- settings -->\n"

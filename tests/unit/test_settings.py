@@ -14,8 +14,8 @@ import pytest
 
 from minicelery.exceptions import ImproperlyConfigured, UnknownSetting
 from minicelery.settings import RenamedSetting, Settings, UnservedSetting, masked, read_config, read_envvar
-from minicelery.settings_names import AMBIGUOUS, OLD_NAMES, namespaced
-from minicelery.settings_table import OWN, TABLE, as_markdown
+from minicelery.settings.names import AMBIGUOUS, OLD_NAMES, namespaced
+from minicelery.settings.table import OWN, TABLE, as_markdown
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -672,7 +672,7 @@ def test_reading_by_namespace_touches_no_other_attribute() -> None:
         CELERY_TIMEZONE = "UTC"
 
         @property
-        def USE_L10N(self) -> bool:
+        def USE_L10N(self) -> bool:  # noqa: N802 - Django's name
             raise AssertionError("deprecated")
 
     assert read_config(Lazy(), "CELERY") == {"timezone": "UTC"}

@@ -12,10 +12,10 @@ from functools import lru_cache
 from typing import Any
 
 from minicelery.exceptions import ImproperlyConfigured, UnknownSetting
-from minicelery.settings_kinds import BROKER_URL, STORE_URL, Setting
-from minicelery.settings_names import is_foreign, namespaced, renamed, suggestion
-from minicelery.settings_sources import read_config, read_envvar
-from minicelery.settings_table import TABLE
+from minicelery.settings.kinds import BROKER_URL, STORE_URL, Setting
+from minicelery.settings.names import is_foreign, namespaced, renamed, suggestion
+from minicelery.settings.sources import read_config, read_envvar
+from minicelery.settings.table import TABLE
 
 __all__ = ["RenamedSetting", "Settings", "UnservedSetting", "masked", "read_config", "read_envvar"]
 

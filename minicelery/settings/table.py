@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from minicelery import settings_kinds as kinds
-from minicelery.settings_kinds import Setting, choice, optional, seconds, whole
-from minicelery.settings_not_served import LATER, NOT_SERVED
+from minicelery.settings import kinds
+from minicelery.settings.kinds import Setting, choice, optional, seconds, whole
+from minicelery.settings.not_served import LATER, NOT_SERVED
 
 __all__ = ["GROUPS", "OWN", "TABLE", "Setting", "as_markdown"]
 
@@ -27,6 +27,9 @@ EVENTS = "task events come with a later version"
 CONTROL = "remote control comes with a later version"
 RATES = "rate limits come with a later version"
 CHORDS = "chords come with a later version"
+AT_ONCE = "a dead child is noticed, settled and replaced at once"
+IN_URL = "name the server in result_backend"
+LOGGING = "handlers that the program has set up are left alone"
 RECONNECTS = "connections are opened anew, with growing pauses, until they hold"
 ENGINE = "this engine has no such part"
 
@@ -120,11 +123,11 @@ _WORKER = (
     Setting("worker_enable_remote_control", True, kinds.BOOLEAN, "", "answer inspect and control", CONTROL),
     Setting("worker_disable_rate_limits", False, kinds.BOOLEAN, "", "there are none in this version"),
     Setting("worker_direct", False, kinds.BOOLEAN, "", "a queue for each worker", QUEUES),
-    Setting("worker_lost_wait", 10.0, kinds.SECONDS, "s", "before a dead child's task counts as lost"),
-    Setting("worker_proc_alive_timeout", 4.0, kinds.SECONDS, "s", "a child may take to start"),
+    Setting("worker_lost_wait", 10.0, kinds.SECONDS, "s", "before a dead child's task counts as lost", AT_ONCE),
+    Setting("worker_proc_alive_timeout", 4.0, kinds.SECONDS, "s", "a child may take to start", AT_ONCE),
     Setting("worker_pool_putlocks", True, kinds.BOOLEAN, "", "hold back tasks for busy children", ENGINE),
     Setting("worker_pool_restarts", False, kinds.BOOLEAN, "", "allow pool_restart", CONTROL),
-    Setting("worker_hijack_root_logger", True, kinds.BOOLEAN, "", "remove handlers of the root logger"),
+    Setting("worker_hijack_root_logger", True, kinds.BOOLEAN, "", "replace the root logger's handlers", LOGGING),
     Setting("worker_redirect_stdouts", True, kinds.BOOLEAN, "", "log what tasks print"),
     Setting("worker_redirect_stdouts_level", "WARNING", kinds.LOG_LEVEL, "", "at this level"),
     Setting("worker_log_format", LOG_FORMAT, kinds.TEXT, "", "log lines of the worker"),
@@ -145,12 +148,12 @@ _BROKER = (
     Setting("broker_write_url", None, kinds.BROKER_URL, "", "for senders; must equal broker_url"),
     Setting("broker_transport_options", {}, kinds.MAPPING, "", "e.g. global_keyprefix"),
     Setting("broker_connection_timeout", 4, optional(kinds.SECONDS), "s", "to connect"),
-    Setting("broker_connection_retry", True, kinds.BOOLEAN, "", "connect again when the connection is lost"),
-    Setting("broker_connection_retry_on_startup", None, optional(kinds.BOOLEAN), "", "None: as above"),
-    Setting("broker_connection_max_retries", 100, optional(kinds.COUNT), "times", "0 or None: for ever"),
+    Setting("broker_connection_retry", True, kinds.BOOLEAN, "", "connect again when the connection is lost", RECONNECTS),
+    Setting("broker_connection_retry_on_startup", None, optional(kinds.BOOLEAN), "", "None: as above", RECONNECTS),
+    Setting("broker_connection_max_retries", 100, optional(kinds.COUNT), "times", "0 or None: for ever", RECONNECTS),
     Setting("broker_channel_error_retry", False, kinds.BOOLEAN, "", "connect again then", RECONNECTS),
     Setting("broker_failover_strategy", None, kinds.ANYTHING, "", "which server is next", LATER),
-    Setting("broker_heartbeat", 120, optional(kinds.SECONDS), "s", "between signs of life; 0: none"),
+    Setting("broker_heartbeat", 120, optional(kinds.SECONDS), "s", "between signs of life; 0: none", AMQP),
     Setting("broker_heartbeat_checkrate", 3.0, kinds.number(0), "", "checks per heartbeat", AMQP),
     Setting("broker_login_method", None, optional(kinds.TEXT), "", "such as 'PLAIN'", AMQP),
     Setting("broker_native_delayed_delivery_queue_type", "quorum", kinds.TEXT, "", "or 'classic'", AMQP),
@@ -170,7 +173,7 @@ _RESULT = (
     Setting("result_persistent", None, optional(kinds.BOOLEAN), "", "rpc results survive a restart", AMQP),
     Setting("result_cache_max", -1, optional(whole(-1)), "results", "cached by the caller", ENGINE),
     Setting("result_backend_transport_options", {}, kinds.MAPPING, "", "e.g. global_keyprefix"),
-    Setting("result_backend_always_retry", False, kinds.BOOLEAN, "", "try again when the store is away"),
+    Setting("result_backend_always_retry", False, kinds.BOOLEAN, "", "try again when the store is away", RECONNECTS),
     Setting("result_backend_max_retries", float("inf"), kinds.number(0), "times", "tried again", RECONNECTS),
     Setting(
         "result_backend_base_sleep_between_retries_ms", 10, kinds.COUNT, "ms", "the first pause", RECONNECTS
@@ -184,16 +187,16 @@ _RESULT = (
 
 _REDIS = (
     Setting("redis_backend_use_ssl", None, optional(kinds.TLS), "", "speak TLS to the store"),
-    Setting("redis_host", None, optional(kinds.TEXT), "", "where result_backend names none"),
-    Setting("redis_port", None, optional(whole(1, 65535)), "", "where result_backend names none"),
-    Setting("redis_db", None, optional(kinds.COUNT), "", "where result_backend names none"),
+    Setting("redis_host", None, optional(kinds.TEXT), "", "where result_backend names none", IN_URL),
+    Setting("redis_port", None, optional(whole(1, 65535)), "", "where result_backend names none", IN_URL),
+    Setting("redis_db", None, optional(kinds.COUNT), "", "where result_backend names none", IN_URL),
     Setting("redis_username", None, optional(kinds.PLAIN_TEXT), "", "where result_backend names none"),
     Setting("redis_password", None, optional(kinds.PLAIN_TEXT), "", "where result_backend names none"),
     Setting("redis_max_connections", None, optional(whole(1)), "connections", "at most"),
     Setting("redis_socket_timeout", 120.0, optional(kinds.SECONDS), "s", "to wait for an answer"),
     Setting("redis_socket_connect_timeout", None, optional(kinds.SECONDS), "s", "to connect"),
-    Setting("redis_retry_on_timeout", False, kinds.BOOLEAN, "", "ask again after that"),
-    Setting("redis_socket_keepalive", False, kinds.BOOLEAN, "", "keep idle connections alive"),
+    Setting("redis_retry_on_timeout", False, kinds.BOOLEAN, "", "ask again after that", RECONNECTS),
+    Setting("redis_socket_keepalive", False, kinds.BOOLEAN, "", "TCP keep-alive; always on"),
     Setting("redis_client_name", None, optional(kinds.TEXT), "", "the name in CLIENT LIST", LATER),
     Setting("redis_backend_health_check_interval", None, optional(kinds.SECONDS), "s", "ping", RECONNECTS),
     Setting("redis_backend_credential_provider", None, kinds.ANYTHING, "", "asked for passwords", LATER),

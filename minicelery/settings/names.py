@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minicelery.settings_table import OWN, TABLE
+from minicelery.settings.table import OWN, TABLE
 
 _ODD = {
     "ENABLE_UTC": "enable_utc",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from minicelery import settings_kinds as kinds
-from minicelery.settings_kinds import Setting, optional
+from minicelery.settings import kinds
+from minicelery.settings.kinds import Setting, optional
 
 LATER = "it comes with a later version"
 BEAT = "beat comes with a later version"

@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from minicelery.exceptions import ImproperlyConfigured
-from minicelery.settings_names import is_foreign, nearest, renamed
-from minicelery.settings_table import GROUPS, TABLE
+from minicelery.settings.names import is_foreign, nearest, renamed
+from minicelery.settings.table import GROUPS, TABLE
 
 _GROUP_PREFIXES = tuple(f"{group}_" for group in GROUPS)
 
