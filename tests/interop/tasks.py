@@ -35,11 +35,9 @@ def make_app(library: str, url: str) -> Any:
     """The app with its tasks, in `library`: ``celery`` or ``minicelery``."""
     module = importlib.import_module(library)
     app = module.Celery("interop", broker=url, backend=url, set_as_current=False)
-    app.conf.update(
-        accept_content=["json", "msgpack"],
-        worker_prefetch_multiplier=1,
-        broker_connection_retry_on_startup=True,
-    )
+    app.conf.update(accept_content=["json", "msgpack"], worker_prefetch_multiplier=1)
+    if library == "celery":
+        app.conf.broker_connection_retry_on_startup = True  # else it warns
     store = redis.Redis.from_url(url)
 
     def task(name: str, **options: Any) -> Any:
