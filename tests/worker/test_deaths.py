@@ -148,7 +148,7 @@ def test_what_goes_back_uncounted_with_a_killers_batch_is_not_taken_for_a_killer
         killers.append(stage.send("late_die", "kill"))
         innocent += stage.send_many("late_run", [(0.0,)] * 5)
     assert stage.wait_for([*killers, *innocent], timeout=30) == {"SUCCESS": 20, "FAILURE": 4}
-    assert set(stage.runs()[result.id] for result in killers) == {2}
+    assert {stage.runs()[result.id] for result in killers} == {2}
 
 
 def test_a_child_killed_while_idle_is_replaced(stage: Stage) -> None:

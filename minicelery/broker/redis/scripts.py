@@ -39,8 +39,8 @@ local function ring(q)
   end
 end
 -- Put a new message on its queue, or into the delays if its time is yet to come.
-local function push(q, step, due, envelope)
-  if due ~= '' and tonumber(due) > now() and redis.call('EXISTS', q .. '.served') == 1 then
+local function push(q, step, due, envelope, served)
+  if due ~= '' and tonumber(due) > now() and (served or redis.call('EXISTS', q .. '.served') == 1) then
     local member = step .. envelope
     redis.call('ZADD', q .. '.due', due, member)
     if redis.call('ZRANGE', q .. '.due', 0, 0)[1] == member then ring(q) end
@@ -120,7 +120,9 @@ if #records > 0 then
   for _, r in ipairs(records) do store(ARGV[r + 4], ARGV[r + 5], ARGV[r + 6]) end
   if db ~= '' then redis.call('SELECT', own) end
 end
-for _, p in ipairs(pushes) do push(ARGV[p], ARGV[p + 1], ARGV[p + 2], ARGV[p + 3]) end
+local served = {}  -- what this consumer serves needs no mark
+for i = 1, #KEYS - 1 do served[KEYS[i]] = true end
+for _, p in ipairs(pushes) do push(ARGV[p], ARGV[p + 1], ARGV[p + 2], ARGV[p + 3], served[ARGV[p]]) end
 if want == 0 then return {} end
 
 local moment = now()
