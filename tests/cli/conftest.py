@@ -52,7 +52,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MINICELERY_APP", "CELERY_APP", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     for name in ("FORCE_COLOR", "MINICELERY_TRACEBACK", "CELERY_CONFIG_MODULE"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what a command sets is undone as well
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

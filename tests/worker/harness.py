@@ -55,6 +55,7 @@ class Stage:
         worker = WorkerProcess(asked, self._folder / f"worker-{len(self.workers)}.log", self)
         self.workers.append(worker)
         wait_until(lambda: worker.poll() is not None or self.traces("ready", pid=worker.pid), timeout=15)
+        assert worker.poll() is None, "the worker has ended instead of getting ready"
         return worker
 
     def send(self, name: str, *args: Any, **options: Any) -> AsyncResult[Any]:
@@ -93,9 +94,9 @@ class Stage:
         """The states of the results, once all of them are final."""
         final = {"SUCCESS", "FAILURE", "REVOKED"}
 
-        def all_final() -> Counter[str] | None:
+        def all_final() -> Counter[str]:
             states = self.states(results)
-            return states if set(states) <= final else None
+            return states if set(states) <= final else Counter()
 
         try:
             return wait_until(all_final, timeout, interval=0.05)
@@ -134,10 +135,10 @@ class WorkerProcess:
     def agent(self) -> int:
         """The agent's pid, once all children have said that they are none."""
 
-        def found() -> int | None:
+        def found() -> int:
             known = {trace.pid for trace in self._stage.traces("child")}
             others = [pid for pid, parent, _ in _processes() if parent == self.pid and pid not in known]
-            return others[0] if len(others) == 1 else None
+            return others[0] if len(others) == 1 else 0
 
         return wait_until(found)
 
@@ -149,7 +150,7 @@ class WorkerProcess:
     def term(self) -> None:
         self.send_signal(signal.SIGTERM)
 
-    def int(self) -> None:
+    def interrupt(self) -> None:
         self.send_signal(signal.SIGINT)
 
     def quit(self) -> None:

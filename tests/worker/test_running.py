@@ -6,12 +6,14 @@ import json
 import socket
 import time
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any
 
 import redis
 
 from minicelery.broker.redis.envelope import encode
 from minicelery.message import Message, encode_body, new_id
+from minicelery.result import AsyncResult
 from tests.waiting import wait_until
 from tests.worker.harness import Stage
 
@@ -19,7 +21,8 @@ from tests.worker.harness import Stage
 def test_slow_tasks_do_not_hold_up_the_fast_ones_among_them(stage: Stage) -> None:
     stage.worker(concurrency=2)
     stage.wait_for(stage.send_many("noop", [()] * 200))  # so that batches are full
-    fast, naps = [], []
+    fast: list[AsyncResult[Any]] = []
+    naps: list[AsyncResult[Any]] = []
     began = time.monotonic()
     for turn in range(100):
         fast.append(stage.send("run", 0.0))
@@ -163,7 +166,7 @@ def test_a_message_of_a_producer_that_does_not_ring_starts_at_once(redis_stage: 
         id = new_id()
         client.lpush("celery", _envelope(id))
         pushed = time.time()
-        wait_until(lambda id=id: redis_stage.runs()[id], timeout=3)
+        wait_until(partial(redis_stage.traces, "start", id), timeout=3)
         assert redis_stage.traces("start", id)[0].time - pushed < 0.5
         time.sleep(0.1)
     urgent = new_id()

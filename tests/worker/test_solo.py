@@ -52,6 +52,6 @@ def test_a_solo_worker_survives_what_its_tasks_raise(redis_stage: Stage) -> None
     results = [redis_stage.send("die", how) for how in ("sys.exit", "interrupt", "odd")]
     assert redis_stage.wait_for(results) == {"FAILURE": 3}
     began = time.monotonic()
-    worker.int()
+    worker.interrupt()
     assert worker.wait(5) == 0
     assert time.monotonic() - began < 3

@@ -54,7 +54,7 @@ def make_app(url: str, path: Path, **conf: Any) -> Celery:
     app = Celery("worker-tests", broker=url, backend=url, set_as_current=False)
     app.conf.update(conf)
     traces = Traces(path)
-    late = {"acks_late": True, "reject_on_worker_lost": True}
+    late: dict[str, Any] = {"acks_late": True, "reject_on_worker_lost": True}
 
     def run(self: Any, seconds: float = 0.0) -> int:
         traces.add("start", self.request.id)
@@ -62,10 +62,10 @@ def make_app(url: str, path: Path, **conf: Any) -> Celery:
         traces.add("end", self.request.id)
         return os.getpid()
 
-    app.task(run, name="run", bind=True)
-    app.task(run, name="late_run", bind=True, **late)
-    app.task(run, name="late_run_once", bind=True, acks_late=True)
-    app.task(run, name="tracked_run", bind=True, track_started=True)
+    app.task(name="run", bind=True)(run)
+    app.task(name="late_run", bind=True, **late)(run)
+    app.task(name="late_run_once", bind=True, acks_late=True)(run)
+    app.task(name="tracked_run", bind=True, track_started=True)(run)
 
     @app.task(name="noop")
     def noop() -> None:
@@ -76,8 +76,8 @@ def make_app(url: str, path: Path, **conf: Any) -> Celery:
         hold_the_gil(seconds)
         traces.add("end", self.request.id)
 
-    app.task(run_in_c, name="run_in_c", bind=True)
-    app.task(run_in_c, name="late_run_in_c", bind=True, **late)
+    app.task(name="run_in_c", bind=True)(run_in_c)
+    app.task(name="late_run_in_c", bind=True, **late)(run_in_c)
 
     @app.task(name="run_then_in_c", bind=True)
     def run_then_in_c(self: Any, first: float, then: float) -> None:
@@ -102,8 +102,8 @@ def make_app(url: str, path: Path, **conf: Any) -> Celery:
             raise Odd("no Exception")
         os._exit(int(how))
 
-    app.task(die, name="die", bind=True)
-    app.task(die, name="late_die", bind=True, **late)
+    app.task(name="die", bind=True)(die)
+    app.task(name="late_die", bind=True, **late)(die)
 
     @app.task(name="stubborn", bind=True)
     def stubborn(self: Any, seconds: float) -> str:
