@@ -183,7 +183,7 @@ class Worker:
         return Loop(
             consumer, self._executor, board, slot, orders,
             batch=self.batch, max_tasks=self.max_tasks, max_memory=self.max_memory,
-            enforce_hard_limit=self.pool != "solo", lease=self.app.conf.worker_lease,
+            alone=self.pool == "solo", lease=self.app.conf.worker_lease,
         )  # fmt: skip
 
     def _agent(self, orders: int, reports: int, board: Board) -> int:

@@ -88,7 +88,6 @@ class Agent:
             try:
                 if now >= self._retry_at:
                     self._work(now)
-                    self._outage = 0
             except (OperationalError, BackendError) as error:
                 if self._outage % 60 == 0:
                     log.warning("agent: %s", error)
@@ -108,8 +107,9 @@ class Agent:
             self.estates.append(self._estate_of_child(index, self.lost.pop(index)))
         self._settle_estates()
         if now - self._tended >= self.every:
-            self._tended = now
-            for name in self.broker.tend(self.queues, self._alive()):
+            ended = self.broker.tend(self.queues, self._alive())
+            self._tended, self._outage = now, 0
+            for name in ended:
                 log.warning("Consumer %s is gone: what it held is taken over", name)
                 heir = self.broker.consumer(self.queues, f"{self.hostname}/{new_id()}", self.backend)
                 self.estates.append(Estate(heir, [name], {}, lambda held: {}))

@@ -62,7 +62,7 @@ class Loop:
         batch: int = BATCH,
         max_tasks: int | None = None,
         max_memory: int | None = None,
-        enforce_hard_limit: bool = True,
+        alone: bool = False,
         lease: float = LEASE,
     ) -> None:
         self.consumer = consumer
@@ -72,7 +72,7 @@ class Loop:
         self.batch = batch
         self.max_tasks = max_tasks
         self.max_memory = max_memory
-        self.enforce_hard_limit = enforce_hard_limit
+        self.alone = alone  # no parent replaces this process: no hard limit ends it
         self.lock = threading.Lock()  # around the consumer
         self.waiting: deque[Delivery] = deque()  # popping is owning: the loop left, the keeper right
         self.done: deque[Outcome] = deque()
@@ -171,7 +171,7 @@ class Loop:
         else:
             assert type(call) is Call
             self.current = call
-            if call.time_limit is not None and self.enforce_hard_limit:
+            if call.time_limit is not None and not self.alone:
                 slot.write(delivery.receipt, began, began + call.time_limit)
             if call.soft_limit is not None:
                 self._armed = True
@@ -255,6 +255,8 @@ class Loop:
     def _settle_all(self) -> bool:
         """Settle what is left, for as long as the broker's lease would last; whether it is done."""
         self.give_back()
+        if not self.done and not self.unsettled:
+            return True
         end = time.monotonic() + 10.0
         while True:
             try:
@@ -331,7 +333,7 @@ class Keeper(threading.Thread):
     def _tick(self) -> None:
         loop, now = self.loop, time.monotonic()
         began, call = loop.began, loop.current
-        if call is not None and call.time_limit is not None and loop.enforce_hard_limit:
+        if call is not None and call.time_limit is not None and not loop.alone:
             # By the call's own clock: `began` may already be another one's.
             if now - call.began > call.time_limit:
                 self._enforce(call)
@@ -411,7 +413,7 @@ class Keeper(threading.Thread):
         with contextlib.suppress(Exception):
             logging.shutdown()
         loop.slot.write(loop.slot.read().receipt, 0.0)  # or it would look like an end in mid-task
-        os._exit(0)
+        os._exit(1 if loop.alone else 0)  # a cold stop, as the parent would report it
 
     # -- orders ----------------------------------------------------------------------------
 
