@@ -16,6 +16,7 @@ from minicelery.broker.redis import RedisBroker
 from minicelery.broker.url import parse_url
 from minicelery.exceptions import BackendUnavailable, BrokerUnavailable, OperationalError, TimeoutError
 from minicelery.message import Outcome, Verdict
+from minicelery.request import Request
 from tests.proxy import Proxy
 from tests.waiting import wait_until
 
@@ -213,4 +214,14 @@ def test_a_given_up_consumer_settles_nothing_under_its_old_name(proxy: Proxy, se
     first.close()
     second.close()
     assert server.llen("celery") == 1
+    app.close()
+
+
+def test_a_result_too_big_for_who_listens_is_read_all_the_same(
+    server: redis.Redis, private_redis: Any
+) -> None:
+    server.config_set("client-output-buffer-limit", "pubsub 100000 0 0")
+    app = app_at(private_redis.port)
+    app._store_state("big", "SUCCESS", "x" * 1_000_000, Request())
+    assert len(app.AsyncResult("big").get(timeout=10)) == 1_000_000
     app.close()

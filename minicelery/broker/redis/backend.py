@@ -91,7 +91,18 @@ class RedisBackend:
             link.send("UNSUBSCRIBE", *keys)
             return found
 
-        found: list[Record] = self._ask(self.listeners, end + _DEADLINE, work)
+        try:
+            found: list[Record] = self._ask(self.listeners, end + _DEADLINE, work)
+        except BackendUnavailable:
+            # The server drops a listener that a document is too big for (32 MB by default),
+            # but any other connection may read it.
+            found = [
+                record
+                for record in self.load(list(ids))
+                if record is not None and seen.get(record.id) != record.document
+            ]
+            if not found:
+                raise
         return found
 
     def _is_read(self, answer: list[Any], names: Mapping[bytes, str], news: dict[str, bytes]) -> bool:
