@@ -182,7 +182,7 @@ class Celery:
         self._task_class = base
 
     @overload
-    def task(self, fun: Callable[P, R], /) -> PlainTask[P, R]: ...
+    def task(self, fun: Callable[P, R], /, **options: Any) -> PlainTask[P, R]: ...
     @overload
     def task(
         self, /, *, bind: Literal[True], **options: Any

@@ -294,13 +294,13 @@ class Executor:
                 kwargs=call.kwargs, traceback=error.__traceback__, einfo=einfo,
             )  # fmt: skip
         if isinstance(error, task.throws):
-            log.info("Task %s[%s] raised expected: %r", message.task, message.id, error)
+            log.info("Task %s[%s] raised expected: %s", message.task, message.id, shown(error, task))
         else:
             log.error(
-                "Task %s[%s] raised unexpected: %r\n%s",
+                "Task %s[%s] raised unexpected: %s\n%s",
                 message.task,
                 message.id,
-                error,
+                shown(error, task),
                 einfo.traceback.rstrip(),
             )
         self._after(call, states.FAILURE, error, einfo)

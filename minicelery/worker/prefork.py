@@ -125,7 +125,8 @@ class Supervisor:
 
     def _fork_child(self) -> None:
         slot = self.free.pop()
-        name = f"{self.hostname}/{new_id()}"
+        host = self.hostname.encode()[:100].decode(errors="ignore")  # the board has room for 160 bytes
+        name = f"{host}/{new_id()}"
         slot.open(0, name)
         orders, order_end = os.pipe()
         pid = os.fork()

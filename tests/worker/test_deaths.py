@@ -77,8 +77,13 @@ def test_early_tasks_whose_children_are_killed_end_once_and_as_failures(
     for result in results:
         if result.id in failed:
             assert isinstance(result.result, WorkerLostError)
-    wait_until(lambda: {trace.what for trace in stage.traces("errback")} == failed)
-    assert {trace.what for trace in stage.traces("failure")} == failed
+    failures = {trace.what for trace in stage.traces("failure")}
+    assert failures & {result.id for result in results} == failed
+    # An errback is a task like any other: some were killed as well.
+    killed_errbacks = failures - failed
+    wait_until(
+        lambda: len(failed - {trace.what for trace in stage.traces("errback")}) <= len(killed_errbacks)
+    )
 
 
 def test_what_a_worker_that_is_gone_has_held_runs_on_another(stage: Stage) -> None:

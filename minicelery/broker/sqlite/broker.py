@@ -88,7 +88,8 @@ class SQLiteBroker:
             _drop_expired(connection, now)
             connection.executemany(_RENEW, [(name, now + self._lease) for name in alive])
             row = connection.execute("SELECT tended, reap_from FROM tending").fetchone()
-            trusted = row is not None and 0 <= now - row[0] <= TENDING_GAP
+            gap = min(TENDING_GAP, self._lease / 2)
+            trusted = row is not None and 0 <= now - row[0] <= gap
             reap_from = row[1] if trusted else now + self._lease
             connection.execute(
                 "REPLACE INTO tending (one, tended, reap_from) VALUES (1, ?, ?)", (now, reap_from)
