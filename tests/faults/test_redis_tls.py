@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ TLS = Path(__file__).parent.parent / "data" / "tls"
 
 
 @pytest.fixture
-def tls_port(private_redis: RedisServer) -> Iterator[int]:
+def tls_port(private_redis: RedisServer) -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -32,7 +31,7 @@ def tls_port(private_redis: RedisServer) -> Iterator[int]:
         ("tls-port", port),
     ):
         assert private_redis.command("CONFIG", "SET", name, str(value)).startswith(b"+OK")
-    yield port
+    return port
 
 
 def app_at(port: int, **tls: Any) -> Celery:
