@@ -20,7 +20,7 @@ help:
 demo: $(VENV)/installed
 	$(BIN)/minicelery demo
 
-test: $(VENV)/installed-dev redis-server
+test: $(VENV)/installed-dev redis-server rabbitmq-server
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/installed-dev
@@ -30,7 +30,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/python tests/check_module_sizes.py
 
-bench: $(VENV)/installed-dev redis-server
+bench: $(VENV)/installed-dev redis-server rabbitmq-server
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/installed-dev
@@ -39,9 +39,12 @@ docs: $(VENV)/installed-dev
 clean:
 	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 
-.PHONY: redis-server
+.PHONY: redis-server rabbitmq-server
 redis-server:
 	@.ci/ensure-package redis-server command -v redis-server
+
+rabbitmq-server:
+	@.ci/ensure-package rabbitmq-server test -x /usr/lib/rabbitmq/bin/rabbitmq-server
 
 $(VENV)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

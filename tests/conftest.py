@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.rabbit import RabbitServer
 from tests.servers import RedisServer
+
+_vhosts = itertools.count(1)
 
 
 def pytest_configure() -> None:
     """In CI nothing is skipped for want of a package that a test compares with or runs on."""
-    missing = [name for name in ("celery", "flask", "PIL") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("celery", "flask", "pika", "PIL") if importlib.util.find_spec(name) is None]
     if os.environ.get("CI") and missing:
         raise pytest.UsageError(f"not installed: {', '.join(missing)}; pip install -e '.[dev]'")
 
@@ -38,6 +42,27 @@ def redis_url(redis_server: RedisServer) -> str:
     return redis_server.url()
 
 
+@pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[RabbitServer]:
+    """A RabbitMQ server that all tests share, on TCP and TLS; see `rabbit_url`."""
+    yield from _served_rabbit(tls=True)
+
+
+@pytest.fixture
+def private_rabbit() -> Iterator[RabbitServer]:
+    """A RabbitMQ server of this test's own, to be killed and restarted; takes two seconds."""
+    yield from _served_rabbit()
+
+
+@pytest.fixture
+def rabbit_url(rabbit_server: RabbitServer) -> Iterator[str]:
+    """The URL of a new virtual host of the shared RabbitMQ server: no queues, no connections."""
+    vhost = f"test{next(_vhosts)}"
+    rabbit_server.add_vhost(vhost)
+    yield rabbit_server.url(vhost)
+    rabbit_server.delete_vhost(vhost)
+
+
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """The URL of a database file that does not exist yet."""
@@ -50,6 +75,18 @@ def _served() -> Iterator[RedisServer]:
             pytest.fail("redis-server is not installed, and in CI nothing is skipped")
         pytest.skip("redis-server is not installed")
     server = RedisServer().start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _served_rabbit(*, tls: bool = False) -> Iterator[RabbitServer]:
+    if not RabbitServer.available():
+        if os.environ.get("CI"):
+            pytest.fail("rabbitmq-server is not installed, and in CI nothing is skipped")
+        pytest.skip("rabbitmq-server is not installed")
+    server = RabbitServer(tls=tls).start()
     try:
         yield server
     finally:
