@@ -6,6 +6,7 @@ The body stays bytes until the task runs.  Field by field: `docs/wire.md`.
 from __future__ import annotations
 
 import enum
+import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,8 @@ class Delivery:
     revoked: bool = False
     broken: str | None = None  # why the message can't be read; its fields are then unreliable
     raw: Any = None  # what the broker needs to put it back
+    once: bool = False  # begun, it must not run again: early acknowledgement; set by `Executor.begin`
+    let_go: bool = False  # the server does not keep it any more: its outcome counts, held or not
 
 
 class Verdict(enum.Enum):
@@ -71,6 +74,7 @@ class Record:
     document: bytes
     state: str | None = None  # None where it was read back and not yet decoded
     ttl: float | None = 86400.0  # seconds; None = for ever
+    reply_to: str = ""  # the sender's own queue, for results that go there
 
 
 @dataclass(slots=True)
@@ -261,6 +265,18 @@ def encode_body(
     callbacks, errbacks, chain, chord = links
     embed = {"callbacks": callbacks, "errbacks": errbacks, "chain": chain, "chord": chord}
     return serialization.dumps((args, kwargs, embed), serializer)
+
+
+def protocol_1_headers(body: bytes) -> dict[str, Any]:
+    """The headers that a message of Celery before version 4 would have: all is in its body.
+
+    Raises ValueError or TypeError.
+    """
+    call = json.loads(body.decode())
+    if type(call) is not dict or "task" not in call:
+        raise TypeError("neither the headers nor the body name a task")
+    names = ("task", "id", "retries", "eta", "expires", "group", "group_index", "timelimit")
+    return {"lang": "py", **{name: call.get(name) for name in names}}
 
 
 def decode_body(message: Message, accept: frozenset[str]) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:

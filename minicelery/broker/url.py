@@ -15,6 +15,8 @@ _URL = re.compile(
     r"(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?$"
 )
 
+AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp", "py-amqp"})
+
 
 @dataclass(frozen=True, slots=True)
 class ServerURL:
@@ -40,8 +42,6 @@ def parse_url(url: str) -> ServerURL:
     """Take `url` apart; raises ImproperlyConfigured, never quoting a password."""
     if "://" not in url and url.isidentifier():
         url += "://"  # Celery takes a bare transport name: broker="memory"
-    if ";" in url:
-        raise ImproperlyConfigured(f"{mask_url(url)!r}: lists of servers are not served yet; name one server")
     match = _URL.match(url)
     if match is None or ("@" in (match["path"] or "") and (match["host"] or match["port"])):
         raise ImproperlyConfigured(
@@ -60,6 +60,16 @@ def parse_url(url: str) -> ServerURL:
         path=unquote(match["path"] or ""),
         query=dict(parse_qsl(match["query"] or "", keep_blank_values=True)),
     )
+
+
+def parse_urls(url: str) -> list[ServerURL]:
+    """The servers of a list separated by ``;``, all of one kind, the first to be tried first."""
+    found = [parse_url(part.strip()) for part in url.split(";") if part.strip()]
+    if not found or (len(found) > 1 and not {server.scheme for server in found} <= AMQP_SCHEMES):
+        raise ImproperlyConfigured(
+            f"{mask_url(url)!r}: only amqp:// takes a list of servers; name one server"
+        )
+    return found
 
 
 def mask_url(url: str) -> str:

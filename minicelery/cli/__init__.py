@@ -33,14 +33,17 @@ COMMANDS = {
     "worker": "Run tasks.",
     "call": "Send a task, and wait for its result if asked to.",
     "result": "Show the result of a task.",
+    "list": "Show queues, what is in them, and how they are bound.",
     "purge": "Delete the messages that wait in queues.",
     "report": "Show versions, platform and settings, for bug reports.",
 }
-"""Each is the attribute of its own name in the module `minicelery.cli.<name>`."""
+"""Each is the attribute of its own name in the module `minicelery.cli.<name>`, but for those below."""
+
+_ATTRIBUTES = {"list": "listing"}  # a module `list` here would hide the type from this one
 
 RESERVED = (
     "amqp", "beat", "control", "dashboard", "dev", "doctor", "events", "flower", "graph", "health", "init",
-    "inspect", "list", "logtool", "migrate", "multi", "queues", "retry", "schedule", "shell", "status",
+    "inspect", "logtool", "migrate", "multi", "queues", "retry", "schedule", "shell", "status",
     "tasks", "top", "upgrade",
 )  # fmt: skip
 """Commands of Celery's, and of later versions, that this version does not have."""
@@ -144,7 +147,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"minicelery.cli.{name}"), name)
+        attribute = _ATTRIBUTES.get(name, name)
+        command: click.Command = getattr(importlib.import_module(f"minicelery.cli.{attribute}"), attribute)
         return command
 
     def resolve_command(

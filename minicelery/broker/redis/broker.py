@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,23 +12,37 @@ from typing import Any
 import redis.exceptions
 
 from minicelery.broker import LEASE, Backend
+from minicelery.broker.pool import Slot
 from minicelery.broker.redis import scripts
+from minicelery.broker.redis.bindings import Binding, read_bindings
 from minicelery.broker.redis.consumer import RedisConsumer
 from minicelery.broker.redis.envelope import SEPARATOR, encode, step_of
-from minicelery.broker.redis.link import FAILED, LOST, Pool, Server, Slot
+from minicelery.broker.redis.link import FAILED, LOST, Pool, Server
 from minicelery.broker.redis.lookout import Lookout
 from minicelery.broker.url import ServerURL
-from minicelery.exceptions import BrokerUnavailable, OperationalError
+from minicelery.exceptions import BrokerUnavailable, ImproperlyConfigured, OperationalError
 from minicelery.message import DeadLetter, Message, new_ids
 
+log = logging.getLogger(__name__)
+
 PUBLISH_DEADLINE = 5.0
+DELAYS = ("auto", "native", "celery")
+VISIBILITY_TIMEOUT = 3600.0
+RESTORE_EVERY = 60.0
+"""Seconds between looks at what Celery's workers have left; less where messages are due sooner."""
 _CHUNK, _CHUNK_BYTES = 500, 1 << 20
+_RESTORE_AT_ONCE = 10
 _STEP_SUFFIXES = ("", f"{SEPARATOR}3", f"{SEPARATOR}6", f"{SEPARATOR}9")
 
 
 class RedisBroker:
-    """Queues in Redis.  Keys: `scripts`.  Options: `global_keyprefix`, `lease`, `pool_limit`,
-    `socket_timeout`, `socket_connect_timeout`, `use_ssl` and redis-py's `ssl_…`."""
+    """Queues in Redis.  Keys: `scripts`.
+
+    Options: `global_keyprefix`, `lease`, `delays`, `visibility_timeout` (of Celery's workers),
+    `pool_limit`, `socket_timeout`, `socket_connect_timeout`, `use_ssl` and redis-py's `ssl_…`.
+    `delays` says where a delayed message waits: ``native``, in the queue's `.due`; ``celery``, in its
+    list, as Celery has it; ``auto``, in `.due` where a minicelery worker serves the queue.
+    """
 
     def __init__(self, url: ServerURL, options: Mapping[str, Any]) -> None:
         self.server = Server(url, options)
@@ -35,6 +50,14 @@ class RedisBroker:
         self.prefix: str = options.get("global_keyprefix") or url.query.get("global_keyprefix") or ""
         self.lease = float(options.get("lease") or LEASE)
         self.pool = Pool(self.server, int(options.get("pool_limit") or 10))
+        self.delays: str = options.get("delays") or "auto"
+        if self.delays not in DELAYS:
+            raise ImproperlyConfigured(
+                f"broker_delays={self.delays!r}: expected one of {', '.join(map(repr, DELAYS))}"
+            )
+        self.visibility_timeout = float(options.get("visibility_timeout") or VISIBILITY_TIMEOUT)
+        self._restore_at = 0.0  # monotonic
+        self._restore_from = 0
 
     # -- publishing ------------------------------------------------------------------------
 
@@ -63,7 +86,7 @@ class RedisBroker:
         keys = [self.prefix + message.queue]
         if message.due is None:
             return keys, [0, step, encode(message)]
-        return keys, [1, step, f"{message.due:.6f}", encode(message)]
+        return keys, [1, step, self.due_text(message), encode(message)]
 
     def _chunks(self, messages: Sequence[Message]) -> Iterator[tuple[list[str], list[Any]]]:
         """Keys and arguments of as many PUBLISH as the messages need."""
@@ -90,9 +113,18 @@ class RedisBroker:
                 arguments.append(envelope)
                 continue
             index = keys.setdefault(self.prefix + message.queue, len(keys) + 1)
-            due = "" if message.due is None else f"{message.due:.6f}"
-            arguments += (index, step_of(message.priority), due, envelope)
+            arguments += (index, step_of(message.priority), self.due_text(message), envelope)
         yield list(keys), arguments
+
+    def due_text(self, message: Message, *, parked: bool = False) -> str:
+        """When the message is due, as `push` of the scripts takes it.
+
+        A `parked` one waits in `.due` in any case: its consumer found it in the list before its time,
+        and there would find it again at once.
+        """
+        if message.due is None or (self.delays == "celery" and not parked):
+            return ""
+        return f"{'!' if parked or self.delays == 'native' else ''}{message.due:.6f}"
 
     def _publish_chunks(
         self, slot: Slot, chunks: Iterator[tuple[list[str], list[Any]]], end: float, attempts: int | None
@@ -157,7 +189,25 @@ class RedisBroker:
         """See `Broker.tend`."""
         keys = self.queue_keys(queues)
         ended = self._ask(lambda link: link.run(scripts.TEND, keys, [self.lease, *alive]))
+        if time.monotonic() >= self._restore_at:
+            self._restore(keys)
         return [name.decode() for name in ended]
+
+    def _restore(self, keys: Sequence[str]) -> None:
+        """Put a few of the messages back that Celery's workers took too long ago to be alive."""
+        # Set first: where this fails, leases are looked after all the same.
+        self._restore_at = time.monotonic() + min(RESTORE_EVERY, self.visibility_timeout)
+        theirs = [self.prefix + name for name in ("unacked", "unacked_index", "unacked_mutex")]
+        arguments = [self.prefix, self.visibility_timeout, self._restore_from, _RESTORE_AT_ONCE]
+        go_on, *ids = self._ask(lambda link: link.run(scripts.RESTORE, [*theirs, *keys], arguments))
+        self._restore_from = max(0, go_on)
+        if go_on >= 0:
+            self._restore_at = 0.0
+        if ids:
+            log.warning(
+                "Celery workers have held %d messages for more than %g s: back in their queues are %s",
+                len(ids), self.visibility_timeout, ", ".join(id.decode() for id in ids),
+            )  # fmt: skip
 
     def lookout(self, queues: Sequence[str]) -> Lookout:
         """Notices messages of Celery's producers; for the agent's thread."""
@@ -194,6 +244,16 @@ class RedisBroker:
         """See `Broker.delayed`."""
         count: int = self._ask(lambda link: link.call("ZCARD", f"{self.prefix}{queue}.due"))
         return count
+
+    def dead(self, queue: str) -> int:
+        """How many dead letters of `queue` are kept."""
+        count: int = self._ask(lambda link: link.call("LLEN", f"{self.prefix}{queue}.dead"))
+        return count
+
+    def bindings(self, seconds: float = 2.0) -> tuple[list[Binding], bool]:
+        """What Celery has bound to exchanges, as far as `seconds` reach; and whether that is all."""
+        found: tuple[list[Binding], bool] = self._ask(lambda link: read_bindings(self, link, seconds))
+        return found
 
     def purge(self, queue: str) -> int:
         """See `Broker.purge`."""

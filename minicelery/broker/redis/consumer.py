@@ -28,6 +28,8 @@ BATCH_BYTES = 1 << 20
 class RedisConsumer:
     """See `Consumer`.  After a lost connection it goes by a new name and adopts the old one's."""
 
+    adopts = True
+
     def __init__(
         self, broker: RedisBroker, queues: Sequence[str], name: str, backend: Backend | None
     ) -> None:
@@ -35,6 +37,7 @@ class RedisConsumer:
             raise ValueError("a consumer needs at least one queue")
         self._broker = broker
         self._server = broker.server
+        self.renew = broker.lease / 3
         self._queues = list(queues)
         self._keys = broker.queue_keys(queues)
         self._swap_keys = [*self._keys, broker.topic_key("revoked")]
@@ -131,15 +134,15 @@ class RedisConsumer:
         key, document, ttl = "", b"", ""
         if outcome.record is not None and self._store is not None:
             key, document, ttl = record_arguments(self._store.prefix, outcome.record)
-        publish = outcome.publish
+        broker, publish = self._broker, outcome.publish
         arguments += (
             self._index[delivery.message.queue], field, verdict, text, key, document, ttl, len(publish)
         )  # fmt: skip
         for message in publish:
             arguments += (
-                self._broker.prefix + message.queue,
+                broker.prefix + message.queue,
                 step_of(message.priority),
-                "" if message.due is None else f"{message.due:.6f}",
+                "" if message.due is None else broker.due_text(message, parked=message is delivery.message),
                 encode(message),
             )
 

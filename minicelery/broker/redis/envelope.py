@@ -17,7 +17,7 @@ from binascii import b2a_base64
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any
 
-from minicelery.message import COUNT_HEADER, Delivery, Message, new_id
+from minicelery.message import COUNT_HEADER, Delivery, Message, new_id, protocol_1_headers
 from minicelery.serialization import compiled_encoder
 
 _encode = compiled_encoder()
@@ -76,7 +76,7 @@ def decode(raw: bytes, queue: str, receipt: int) -> Delivery:
             b64decode(body, validate=True) if properties.get("body_encoding") == "base64" else body.encode()
         )
         if "task" not in headers:
-            headers = _protocol_1(data)
+            headers = protocol_1_headers(data)
         id, task = headers.get("id"), headers.get("task")
         if type(id) is not str or not id or type(task) is not str or not task:
             raise TypeError(f"id and task must be text that is not empty, got {id!r:.80} and {task!r:.80}")
@@ -97,15 +97,6 @@ def decode(raw: bytes, queue: str, receipt: int) -> Delivery:
     except (ValueError, TypeError, AttributeError) as error:
         reason = f"not a message: {error}"
     return Delivery(_unreadable(raw, queue), receipt, broken=reason)
-
-
-def _protocol_1(body: bytes) -> dict[str, Any]:
-    """The headers that a message of Celery before version 4 would have: all is in its body."""
-    call = _decode(body.decode())
-    if type(call) is not dict or "task" not in call:
-        raise TypeError("neither the headers nor the body name a task")
-    names = ("task", "id", "retries", "eta", "expires", "group", "group_index", "timelimit")
-    return {"lang": "py", **{name: call.get(name) for name in names}}
 
 
 def _unreadable(raw: bytes, queue: str) -> Message:

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import socket
 import ssl
 import struct
-import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import redis.connection
 import redis.exceptions
 
+from minicelery.broker import pool as broker_pool
+from minicelery.broker.pool import Slot
 from minicelery.broker.url import ServerURL
 from minicelery.exceptions import ImproperlyConfigured
-from minicelery.message import new_id
 
 try:
     from hiredis import pack_command
@@ -253,74 +251,13 @@ class Server:
         return f"{where}: {text}"
 
 
-class Slot:
-    """A link that is replaced when it breaks, and the name its publishes are counted under."""
-
-    __slots__ = ("link", "name", "sequence")
-
-    def __init__(self) -> None:
-        self.link: Link | None = None
-        self.name = new_id()
-        self.sequence = 0
-
-    def drop(self) -> None:
-        """Give up the link."""
-        link, self.link = self.link, None
-        if link is not None:
-            link.close()
-
-
-class Pool:
-    """At most `limit` links, handed out newest first; empty again in a forked child."""
+class Pool(broker_pool.Pool):
+    """Pooled links of one server."""
 
     def __init__(self, server: Server, limit: int, protocol: int = 2) -> None:
+        super().__init__(limit, redis.exceptions.TimeoutError)
         self.server = server
-        self.limit = max(1, limit)
         self.protocol = protocol
-        self._reset()
-        pool = weakref.ref(self)
-
-        def reset() -> None:
-            if (found := pool()) is not None:
-                found._reset()
-
-        os.register_at_fork(after_in_child=reset)
-
-    def _reset(self) -> None:
-        # The parent's sockets are left alone: closing our copy does not close theirs.
-        self._idle: list[Slot] = []
-        self._made = 0
-        self._waiting = 0
-        self._changed = threading.Condition()
-
-    def take(self, end: float) -> Slot:
-        """A slot for this thread's use; waits until monotonic time `end` for one to be free."""
-        while True:
-            try:
-                return self._idle.pop()
-            except IndexError:
-                pass
-            with self._changed:
-                if self._made < self.limit:
-                    self._made += 1
-                    return Slot()
-                self._waiting += 1
-                try:
-                    # A slot that is put back between the pop and the wait must be seen.
-                    free = self._changed.wait_for(lambda: self._idle, max(0.0, end - time.monotonic()))
-                finally:
-                    self._waiting -= 1
-                if not free:
-                    raise redis.exceptions.TimeoutError(
-                        f"all {self.limit} pooled connections are in use; raise broker_pool_limit"
-                    )
-
-    def put_back(self, slot: Slot) -> None:
-        """Hand a slot in again."""
-        self._idle.append(slot)
-        if self._waiting:
-            with self._changed:
-                self._changed.notify()
 
     def call(self, end: float, work: Any) -> Any:
         """`work(link)` on a pooled link.  Raises one of FAILED; an idle link that died is replaced once."""
@@ -358,8 +295,3 @@ class Pool:
         except BaseException:
             slot.drop()
             raise
-
-    def close(self) -> None:
-        """Close the idle links; their slots are used again."""
-        for slot in list(self._idle):
-            slot.drop()
