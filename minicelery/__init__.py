@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "Broadcast",
     "Celery",
+    "Exchange",
+    "Queue",
     "Signature",
     "Task",
+    "binding",
     "bugreport",
     "current_app",
     "current_task",
@@ -38,6 +42,10 @@ _HOMES = {
     "current_app": "minicelery._state",
     "current_task": "minicelery._state",
     "uuid": "minicelery.message",
+    "Broadcast": "minicelery.routing",
+    "Exchange": "minicelery.routing",
+    "Queue": "minicelery.routing",
+    "binding": "minicelery.routing",
 }
 
 if TYPE_CHECKING:
@@ -46,6 +54,7 @@ if TYPE_CHECKING:
     from minicelery.canvas import Signature, maybe_signature, signature
     from minicelery.message import uuid
     from minicelery.registry import shared_task
+    from minicelery.routing import Broadcast, Exchange, Queue, binding
     from minicelery.task import Task
 
 

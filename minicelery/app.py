@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from minicelery import _state, record, signals, states
-from minicelery.broker import Backend, Broker, open_backend, open_broker
-from minicelery.broker.url import mask_url
-from minicelery.exceptions import OperationalError, TaskRevokedError
+from minicelery.broker import Backend, Broker, open_backend, open_broker, open_replies
+from minicelery.exceptions import TaskRevokedError
 from minicelery.message import Message
 from minicelery.modules import calling_directory, django_packages, import_related
 from minicelery.registry import TaskRegistry, share, task_from_function
@@ -315,11 +314,12 @@ class Celery:
         )  # fmt: skip
         with request.state_lock:
             request.reported = True
+            stored.reply_to = request.reply_to or ""
             self.backend.store([stored])
 
     def _revoke(self, id: str) -> None:
         self.broker.remember("revoked", id, REVOKED_FOR)
-        if isinstance(self.backend, DisabledBackend):
+        if isinstance(self.backend, DisabledBackend) or getattr(self.backend, "direct", False):
             return
         found = self.backend.load([id])[0]
         if found is None or record.decode(found.document, self.conf.result_serializer)["status"] in (
@@ -349,18 +349,14 @@ class Celery:
                         "pool_limit": conf.broker_pool_limit,
                         "use_ssl": conf.broker_use_ssl,
                         "lease": conf.worker_lease,
+                        "heartbeat": conf.broker_heartbeat or 0,
+                        "login_method": conf.broker_login_method,
+                        "failover_strategy": conf.broker_failover_strategy,
+                        "delay_queue_type": conf.broker_native_delayed_delivery_queue_type,
+                        "delays": conf.broker_delays,
+                        "spec_of": self._spec_of,
                         **conf.broker_transport_options,
                     }
-                    if url.startswith(("amqp", "pyamqp", "py-amqp")):
-                        raise OperationalError(
-                            f"cannot reach broker {mask_url(url)}: this version does not speak AMQP"
-                            + (
-                                "; no broker is configured, this is the default"
-                                if not conf.broker_url
-                                else ""
-                            )
-                            + '; set broker_url, e.g. broker="sqlite:///queue.db" or broker="redis://localhost/0"'
-                        )
                     self._broker = open_broker(url, options=options)
         return self._broker
 
@@ -374,10 +370,17 @@ class Celery:
                     if not conf.result_backend or conf.result_backend in ("disabled", "disabled://"):
                         self._backend = DisabledBackend()
                     else:
-                        self._backend = open_backend(
-                            self._placed(conf.result_backend), options=_backend_options(conf)
-                        )
+                        self._backend = self._open_backend(conf)
         return self._backend
+
+    def _open_backend(self, conf: Settings) -> Backend:
+        url = self._placed(conf.result_backend)
+        if url.partition(":")[0] == "rpc":
+            return open_replies(self.broker, expires=conf.result_expires, persistent=conf.result_persistent)
+        return open_backend(url, options=_backend_options(conf))
+
+    def _spec_of(self, queue: str) -> Any:
+        return self._sender.router.spec(queue)
 
     def _placed(self, url: str) -> str:
         """A relative SQLite path is one of the app's directory: worker and client share a file."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
-import warnings
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from minicelery import serialization, signals
 from minicelery._state import request_var
 from minicelery.canvas import links_for_body
-from minicelery.exceptions import EncodeError, ImproperlyConfigured
+from minicelery.exceptions import EncodeError, ImproperlyConfigured, QueueNotFound
 from minicelery.message import (
     HeadersTemplate,
     Message,
@@ -23,22 +21,27 @@ from minicelery.message import (
     new_ids,
     short_repr,
 )
+from minicelery.options import (
+    PLACED,
+    check_carried,
+    check_limits,
+    check_priority,
+    check_text,
+    due_time,
+    publish_attempts,
+    set_expiry,
+)
 from minicelery.request import Request
 from minicelery.result import AsyncResult
+from minicelery.routing.router import ADDRESS, Route, Router
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
-    from minicelery.settings import Settings
     from minicelery.task import Task
 
-# Options that have a place of their own in a message, or none at all; any other is a property.
-_OPTIONS = frozenset(
-    "task_id countdown eta expires queue priority serializer compression link link_error headers shadow "
-    "ignore_result time_limit soft_time_limit retry retry_policy add_to_parent root_id parent_id group_id "
-    "group_index chord chain retries reply_to argsrepr kwargsrepr exchange routing_key exchange_type "
-    "delivery_mode declare connection producer router publisher timeout confirm_timeout mandatory immediate "
-    "stamped_headers stamps replaced_task_nesting throw task_type".split()
-)
+
+MOST_ROUTES = 1000
+"""Queues named by calls of one task whose routes are kept."""
 
 
 class Defaults:
@@ -46,16 +49,20 @@ class Defaults:
 
     __slots__ = (
         "_templates",
-        "attempts", "deadline", "compression", "expires", "ignore_result", "priority", "queue", "revision", "serializer",
-        "soft_time_limit", "time_limit", "trail",
+        "attempts", "deadline", "compression", "direct_results", "expires", "ignore_result", "priority", "revision", "route", "routes",
+        "serializer", "soft_time_limit", "task", "time_limit", "trail",
     )  # fmt: skip
 
-    def __init__(self, app: Celery, task: Task[Any, Any] | None) -> None:
+    def __init__(self, app: Celery, task: Task[Any, Any] | None, router: Router) -> None:
         conf = app.conf
+        self.task = task
+        self.route = _plain_route(router, task)
+        # By the queues that calls have named; None where the answer may depend on more than that.
+        self.routes: dict[str, Route] | None = None if router.has_routes else {}
         self.revision = conf.revision
         self.attempts = publish_attempts(conf, {})
+        self.direct_results = (conf.result_backend or "").partition(":")[0] == "rpc"
         self.deadline: float = conf.task_publish_deadline
-        self.queue = (task and task.queue) or conf.task_default_queue
         self.serializer = task.serializer if task else conf.task_serializer
         self.compression = task.compression if task else conf.task_compression
         self.priority = task.priority if task else conf.task_default_priority
@@ -85,6 +92,17 @@ class Defaults:
         return found
 
 
+def _plain_route(router: Router, task: Task[Any, Any] | None) -> Route | None:
+    """Where calls of `task` go that say nothing about it; None: to be asked for each call."""
+    if router.has_routes if task is None else not router.static:
+        return None
+    try:
+        route = router.route("", task=None) if task is None else router.route(task.name, task=task)
+    except (ImproperlyConfigured, QueueNotFound, ValueError):
+        return None  # the error is that of the call, which may name a queue of its own
+    return route if route.plain else None
+
+
 def _plain(kind: type, name: str) -> Any:
     for owner in kind.__mro__:
         if name in vars(owner):
@@ -93,29 +111,29 @@ def _plain(kind: type, name: str) -> Any:
     return None
 
 
-def publish_attempts(conf: Settings, options: Mapping[str, Any]) -> int | None:
-    """How often a publish may be tried by `retry` and `retry_policy`; None: until the deadline."""
-    retry = options.get("retry")
-    if not (conf.task_publish_retry if retry is None else retry):
-        return 1
-    policy = {**conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
-    most = policy.get("max_retries", 3)
-    return None if most is None else int(most) + 1
-
-
 class Sender:
     """Makes an app's messages and publishes them."""
 
     def __init__(self, app: Celery) -> None:
         self.app = app
         self._nameless: Defaults | None = None  # for tasks this process does not know
+        self._router: Router | None = None
+
+    @property
+    def router(self) -> Router:
+        """The queues and routes, made anew when a setting has changed since."""
+        conf = self.app.conf
+        found = self._router
+        if found is None or found.revision != conf.revision:
+            found = self._router = Router(conf)
+        return found
 
     def defaults(self, task: Task[Any, Any] | None) -> Defaults:
         """The defaults of `task`, made anew when a setting has changed since."""
         found: Defaults | None = self._nameless if task is None else task.__dict__.get("_send_defaults")
         conf = self.app._settings
         if found is None or conf is None or found.revision != conf.revision:
-            found = Defaults(self.app, task)
+            found = Defaults(self.app, task, self.router)
             if task is None:
                 self._nameless = found
             else:
@@ -186,11 +204,26 @@ class Sender:
         attempts = defaults.attempts
         if options and ("retry" in options or "retry_policy" in options):
             attempts = publish_attempts(self.app.conf, options)
+        if defaults.direct_results:
+            replies: Any = self.app.backend
+            replies.expect([message.id for message in messages if not message.headers.get("ignore_result")])
         broker = self.app._broker or self.app.broker
-        broker.publish(messages, deadline=defaults.deadline, attempts=attempts)
+        copies = messages
+        for message in messages:
+            if message.exchange:
+                copies = self.expand(messages)
+                break
+        broker.publish(copies, deadline=defaults.deadline, attempts=attempts)
         if signals.after_task_publish.receivers:
             for message in messages:
                 self._announce(signals.after_task_publish, message, options or {})
+
+    def expand(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages as the broker takes them: one for each queue where it has no exchanges."""
+        broker = self.app._broker or self.app.broker
+        if getattr(broker, "has_exchanges", False):
+            return list(messages)
+        return [copy for message in messages for copy in self.router.expand(message)]
 
     def _announce(self, signal: Any, message: Message, options: Mapping[str, Any]) -> None:
         body: Any = message.body
@@ -206,7 +239,7 @@ class Sender:
         common = {
             "body": body,
             "exchange": message.exchange,
-            "routing_key": message.queue,
+            "routing_key": message.routing_key,
             "headers": message.headers,
         }
         if signal is signals.before_task_publish:
@@ -236,7 +269,8 @@ class Sender:
             Origin.refresh()
         parent = request_var.get()
         inside = parent is not None and parent.id is not None
-        if options:
+        route = defaults.route
+        if options or route is None:
             return self._message_with(name, args, kwargs, options, defaults, id, parent if inside else None)
         try:
             body, content_type, encoding = encode_body(args, kwargs, defaults.serializer)
@@ -246,8 +280,8 @@ class Sender:
             id, short_repr(args), short_repr(kwargs) if kwargs else "{}"
         )
         message = Message(
-            id, name, body, headers, defaults.queue, defaults.priority, content_type, encoding,
-            "", defaults.queue, {"correlation_id": id, "reply_to": Origin.client_id}, None, None, text,
+            id, name, body, headers, route.queue, defaults.priority, content_type, encoding,
+            route.exchange, route.routing_key, {"correlation_id": id, "reply_to": Origin.client_id}, None, None, text,
         )  # fmt: skip
         if inside:
             assert parent is not None
@@ -255,7 +289,7 @@ class Sender:
             message.headers_text = ""
             message.priority = self._priority(defaults.priority, parent)
         if defaults.expires is not None:
-            self._expire(message, defaults.expires, time.time())
+            set_expiry(message, defaults.expires, time.time(), self.app.conf.zone())
         if defaults.compression is not None:
             self._compress(message, defaults.compression)
         return message
@@ -269,9 +303,12 @@ class Sender:
         defaults: Defaults,
         id: str,
         parent: Request | None,
+        route: Route | None = None,
     ) -> Message:
+        if route is None:
+            route, options = self._routed(name, args, kwargs, options, defaults)
         get = options.get
-        given = _text(get("task_id"), "task_id", name)
+        given = check_text(get("task_id"), "task_id", name)
         id = given or id
         serializer = get("serializer") or defaults.serializer
         links = (
@@ -286,11 +323,7 @@ class Sender:
             raise self._explain(error, name, args, kwargs, serializer) from error
         hard = defaults.time_limit if get("time_limit") is None else get("time_limit")
         soft = defaults.soft_time_limit if get("soft_time_limit") is None else get("soft_time_limit")
-        for option, limit in (("time_limit", hard), ("soft_time_limit", soft)):
-            if limit is not None and (not isinstance(limit, (int, float)) or limit <= 0):
-                raise ValueError(f"{option}={limit!r} of {name}: expected seconds greater than 0")
-        if hard is not None and soft is not None and soft > hard:
-            raise ValueError(f"{name}: soft_time_limit={soft:g} must not be greater than time_limit={hard:g}")
+        check_limits(hard, soft, name)
         ignore = get("ignore_result")
         headers: dict[str, Any] = {
             "lang": "py", "task": name, "id": id, "shadow": get("shadow"), "eta": None, "expires": None,
@@ -311,81 +344,55 @@ class Sender:
                     f"headers= of {name} takes a dict with text keys, got {short_repr([own], 80)}"
                 )
             headers.update(own)
-        queue = self._queue(name, options, defaults)
         properties = {"correlation_id": id, "reply_to": get("reply_to") or Origin.client_id}
-        properties.update((key, value) for key, value in options.items() if key not in _OPTIONS)
-        _check_carried(name, "headers", headers)
-        _check_carried(name, "option", properties)
+        properties.update((key, value) for key, value in options.items() if key not in PLACED)
+        if route.delivery_mode != 2:
+            properties["delivery_mode"] = route.delivery_mode
+        check_carried(name, "headers", headers)
+        check_carried(name, "option", properties)
         message = Message(
-            id, name, body, headers, queue, self._priority(get("priority", defaults.priority), parent),
-            content_type, encoding, "", queue, properties,
+            id, name, body, headers, route.queue, self._priority(get("priority", defaults.priority), parent),
+            content_type, encoding, route.exchange, route.routing_key, properties,
         )  # fmt: skip
         now = time.time()
         if (countdown := get("countdown")) is not None or get("eta") is not None:
-            message.due = self._due(name, countdown, get("eta"), now)
             eta: Any = get("eta")
+            zone = self.app.conf.zone()
+            message.due = due_time(name, countdown, eta, now, zone)
             # A naive eta is sent naive, as Celery does; the worker reads it in its own zone.
-            headers["eta"] = eta.isoformat() if countdown is None else iso(message.due, self.app.conf.zone())
+            headers["eta"] = eta.isoformat() if countdown is None else iso(message.due, zone)
         if (expires := get("expires", defaults.expires)) is not None:
-            self._expire(message, expires, now)
+            set_expiry(message, expires, now, self.app.conf.zone())
         if compression := get("compression") or defaults.compression:
             self._compress(message, compression)
         return message
 
-    def _queue(self, name: str, options: Mapping[str, Any], defaults: Defaults) -> str:
-        exchange, key = options.get("exchange"), options.get("routing_key")
-        queue = options.get("queue")
-        if queue is not None and not isinstance(queue, str):
-            queue = getattr(queue, "name", queue)
-        queue = _text(queue, "queue", name)
-        if exchange and not (queue or key):
-            return str(exchange)
-        if exchange and key not in (None, queue, exchange):
-            raise ImproperlyConfigured(
-                f"{name}: exchange={exchange!r} with routing_key={key!r} needs exchanges, which this version "
-                "does not serve; name the queue with queue="
-            )
-        return queue or (key if exchange else None) or defaults.queue
+    def _routed(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        defaults: Defaults,
+    ) -> tuple[Route, Mapping[str, Any]]:
+        """Where the call goes, and its options with those that come from there."""
+        address = ADDRESS.intersection(options)
+        if not address and defaults.route is not None:
+            return defaults.route, options
+        routes, queue = defaults.routes, options.get("queue")
+        named = queue if routes is not None and len(address) == 1 and type(queue) is str else None
+        if named is not None and routes is not None and (found := routes.get(named)) is not None:
+            return found, options
+        route = self.router.route(name, args, kwargs, options, defaults.task)
+        if named is not None and routes is not None and len(routes) < MOST_ROUTES:
+            routes[named] = route
+        return route, {**options, **route.options}
 
     def _priority(self, priority: Any, parent: Request | None) -> int | None:
         if priority is None and parent is not None and self.app.conf.task_inherit_parent_priority:
             info = parent.delivery_info
             priority = info and info["priority"]
         return None if priority is None else check_priority(priority)
-
-    def _due(self, name: str, countdown: Any, eta: Any, now: float) -> float:
-        if countdown is not None:
-            if isinstance(countdown, timedelta):
-                return now + countdown.total_seconds()
-            if isinstance(countdown, (int, float)) and countdown == countdown and abs(countdown) < 1e10:
-                return now + countdown
-            raise ValueError(f"countdown={countdown!r} of {name}: expected seconds")
-        if not isinstance(eta, datetime):
-            raise ValueError(f"eta={eta!r} of {name}: expected a datetime")
-        return eta.timestamp() if eta.tzinfo else eta.replace(tzinfo=self.app.conf.zone()).timestamp()
-
-    def _expire(self, message: Message, expires: Any, now: float) -> None:
-        zone = self.app.conf.zone()
-        if isinstance(expires, timedelta):
-            expires = expires.total_seconds()
-        if isinstance(expires, datetime):
-            aware = expires if expires.tzinfo else expires.replace(tzinfo=zone)
-            message.expires = aware.timestamp()
-            message.headers["expires"] = expires.isoformat()
-            message.headers_text = ""
-        elif isinstance(expires, (int, float)) and expires == expires and abs(expires) < 1e10:
-            message.expires = now + expires
-            message.headers["expires"] = iso(message.expires, zone)
-            message.headers_text = ""
-        else:
-            raise ValueError(f"expires={expires!r} of {message.task}: expected seconds or a datetime")
-        left = message.expires - now
-        if left <= 0:
-            warnings.warn(
-                f"{message.task}[{message.id}] expired {-left:.0f} s before it was sent: it will be revoked",
-                stacklevel=2,
-            )
-        message.properties["expiration"] = str(max(0, round(left * 1000)))
 
     def _compress(self, message: Message, name: str) -> None:
         message.body, message.headers["compression"] = serialization.compress(message.body, name)
@@ -444,7 +451,12 @@ class Sender:
         body, content_type, encoding = old.body, old.content_type, old.content_encoding
         properties = dict(old.properties)
         overrides: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+        # Back to where it was delivered, past all exchanges: others that got it need no other try.
+        route = Route(old.queue, "", old.queue, old.properties.get("delivery_mode", 2))
         if changed or overrides:
+            if not ADDRESS.isdisjoint(overrides):
+                address = {"queue": old.queue, **overrides}
+                route = self.router.route(task.name, args, kwargs, address, task)
             links = {
                 "link": request.callbacks, "link_error": request.errbacks,
                 "chain": request.chain, "chord": request.chord,
@@ -455,12 +467,12 @@ class Sender:
                     "headers": request.headers, "shadow": request.shadow, "root_id": request.root_id,
                     "group_id": request.group, "group_index": request.group_index,
                     "time_limit": request.time_limit, "soft_time_limit": request.soft_time_limit,
-                    "queue": old.queue, "priority": old.priority,
+                    "priority": old.priority,
                     "ignore_result": old.headers.get("ignore_result"),
                     "retries": request.retries + 1, "parent_id": request.id, "reply_to": request.reply_to,
                     **links, **overrides, "task_id": request.id,
                 },
-                self.defaults(task), str(request.id), None,
+                self.defaults(task), str(request.id), None, route,
             )  # fmt: skip
             if "expires" not in overrides:
                 fresh.headers["expires"], fresh.expires = old.headers.get("expires"), old.expires
@@ -472,29 +484,7 @@ class Sender:
                 "", old.queue, properties, None, old.expires,
             )  # fmt: skip
         now = time.time()
-        message.due = self._due(task.name, countdown, eta, now)
-        message.headers["eta"] = iso(message.due, self.app.conf.zone())
+        zone = self.app.conf.zone()
+        message.due = due_time(task.name, countdown, eta, now, zone)
+        message.headers["eta"] = iso(message.due, zone)
         return message
-
-
-def check_priority(priority: Any) -> int:
-    """`priority` itself.  Raises ValueError."""
-    if type(priority) is int and 0 <= priority <= 255:
-        return priority
-    raise ValueError(f"priority={priority!r}: expected a whole number from 0 to 9")
-
-
-def _text(value: Any, option: str, name: str) -> str | None:
-    if value is None or (isinstance(value, str) and value):
-        return value
-    raise ValueError(f"{option}={value!r} of {name}: expected text that is not empty")
-
-
-def _check_carried(name: str, what: str, values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        try:
-            json.dumps(value)
-        except (TypeError, ValueError, RecursionError):
-            raise EncodeError(
-                f"{what} {key!r} of {name} is a {type(value).__name__}, which a message header cannot carry"
-            ) from None

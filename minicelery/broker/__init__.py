@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from minicelery.broker.url import ServerURL, parse_url
+from minicelery.broker.url import AMQP_SCHEMES, ServerURL, parse_urls
 from minicelery.exceptions import ImproperlyConfigured
 from minicelery.message import DeadLetter, Delivery, Message, Outcome, Record
 
@@ -21,6 +21,14 @@ LEASE = 12.0
 
 class Consumer(Protocol):
     """One process's hold on some queues.  Not thread-safe, except `wake`."""
+
+    adopts: bool
+    """Whether `adopt` can take over what another consumer holds.  Where it can't, the server puts
+    back what a lost consumer held, and the worker's Board tells what had become of it."""
+
+    @property
+    def renew(self) -> float:
+        """While a task runs `extend` must be called at least so often, in seconds."""
 
     @property
     def name(self) -> str:
@@ -81,11 +89,11 @@ class Broker(Protocol):
     def size(self, queue: str) -> int:
         """Messages ready in `queue`: neither held by a consumer nor delayed."""
 
-    def delayed(self, queue: str) -> int:
-        """Messages of `queue` that wait for their time."""
+    def delayed(self, queue: str) -> int | None:
+        """Messages of `queue` that wait for their time; None where the server can't tell."""
 
     def purge(self, queue: str) -> int:
-        """Drop every ready and every delayed message of `queue`; return how many."""
+        """Drop every ready and, where they can be told, every delayed message of `queue`; how many."""
 
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """The newest rejected messages of `queue`, newest first."""
@@ -141,6 +149,7 @@ _BROKERS = {
     "redis+socket": "minicelery.broker.redis:RedisBroker",
     "valkey": "minicelery.broker.redis:RedisBroker",
     "sqlite": "minicelery.broker.sqlite:SQLiteBroker",
+    **dict.fromkeys(AMQP_SCHEMES, "minicelery.broker.amqp:AMQPBroker"),
 }
 _BACKENDS = {
     "memory": "minicelery.broker.memory:MemoryBackend",
@@ -158,8 +167,9 @@ def open_broker(url: str, *, options: Mapping[str, Any] | None = None) -> Broker
 
     `options` are `broker_transport_options`.  Raises ImproperlyConfigured.
     """
-    server = parse_url(url)
-    broker: Broker = _load(server, _BROKERS, "broker_url")(server, options or {})
+    servers = parse_urls(url)
+    kind = _load(servers[0], _BROKERS, "broker_url")
+    broker: Broker = kind(servers if servers[0].scheme in AMQP_SCHEMES else servers[0], options or {})
     return broker
 
 
@@ -168,8 +178,23 @@ def open_backend(url: str, *, options: Mapping[str, Any] | None = None) -> Backe
 
     `options` are `result_backend_transport_options`.  Raises ImproperlyConfigured.
     """
-    server = parse_url(url)
+    (server, *_) = parse_urls(url)
     backend: Backend = _load(server, _BACKENDS, "result_backend")(server, options or {})
+    return backend
+
+
+def open_replies(broker: Broker, *, expires: Any = None, persistent: bool | None = None) -> Backend:
+    """Results that go straight to who asked for them, through `broker`: ``rpc://``.
+
+    Raises ImproperlyConfigured where the broker has no reply queues.
+    """
+    open_them = getattr(broker, "replies", None)
+    if open_them is None:
+        raise ImproperlyConfigured(
+            f"result_backend='rpc://' needs RabbitMQ as broker, and it is {broker.url}; "
+            "use the broker's own server as result_backend as well"
+        )
+    backend: Backend = open_them(expires, persistent)
     return backend
 
 

@@ -184,6 +184,8 @@ class MemoryBroker:
 class MemoryConsumer:
     """The consumer; see `minicelery.broker.Consumer`."""
 
+    adopts = True
+
     def __init__(
         self, store: _Store, queues: Sequence[str], name: str, backend: Backend | None, lease: float
     ) -> None:
@@ -191,6 +193,7 @@ class MemoryConsumer:
         self._store = store
         self._queues = deque(queues)
         self._lease = lease
+        self.renew = lease / 3
         self._woken = False
         self._shared = isinstance(backend, MemoryBackend) and backend._store is store
         self._backend = backend

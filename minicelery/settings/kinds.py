@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AnySet
 from datetime import timedelta, tzinfo
 from typing import Any, Literal, NamedTuple
@@ -213,8 +213,6 @@ def _url(value: Any) -> str | None:
     if value == "":
         return None
     url = _text(value).strip()
-    if ";" in url and "://" in url.partition(";")[2]:
-        raise ValueError("a list of servers to fail over to is not served yet: name one")
     if "@" in url and "://" not in url:
         raise ValueError("a URL begins with its scheme and ://")
     return url
@@ -236,14 +234,14 @@ def _store_url(value: Any) -> str | None:
 
 def _parse(url: str) -> None:
     # Imported here: the modules of settings stay cheap to import.
-    from minicelery.broker.url import parse_url
+    from minicelery.broker.url import parse_urls
     from minicelery.exceptions import ImproperlyConfigured
 
     server, *rest = re.split("[/?#]", url.partition("://")[2], maxsplit=1)
-    if ":" in server and "@" not in server and any("@" in part for part in rest):
+    if ";" not in url and ":" in server and "@" not in server and any("@" in part for part in rest):
         raise ValueError("percent-encode special characters in the password: / is %2F, ? is %3F, # is %23")
     try:
-        parse_url(url)
+        parse_urls(url)
     except ImproperlyConfigured as error:
         raise ValueError(str(error)) from None  # its cause holds nothing more
 
@@ -308,3 +306,151 @@ ANYTHING = optional(Kind("any value", _anything, str))
 SERIALIZER = choice("json", "msgpack", later=("yaml", "pickle", "auth"))
 COMPRESSION = choice("zlib", "gzip", "bzip2", "bzip", later=("lzma", "xz", "zstd", "zstandard", "brotli"))
 DELIVERY_MODE = choice(1, 2, aliases={"transient": 1, "persistent": 2})
+
+
+# -- queues and routes -------------------------------------------------------------------
+
+EXCHANGE_TYPES = ("direct", "topic", "fanout", "headers")
+QUEUE_OPTIONS = (
+    "exclusive", "no_ack", "queue_arguments", "binding_arguments", "consumer_arguments", "alias", "bindings",
+    "no_declare", "expires", "message_ttl", "max_length", "max_length_bytes", "max_priority",
+)  # fmt: skip
+"""Options of a queue in a dict that mean the same as its attributes; there are some more."""
+
+_DICT_OPTIONS = frozenset({
+    *QUEUE_OPTIONS, "exchange", "exchange_type", "exchange_durable", "exchange_auto_delete",
+    "exchange_arguments", "routing_key", "binding_key", "delivery_mode", "durable", "auto_delete",
+    "queue_durable", "queue_auto_delete",
+})  # fmt: skip
+
+
+def exchange_type(value: Any) -> str:
+    """`value` itself: a type that AMQP has, or ``x-…``, one of a server's plugins."""
+    if isinstance(value, str) and (value in EXCHANGE_TYPES or value.startswith("x-")):
+        return value
+    raise ValueError(f"exchange types are {', '.join(EXCHANGE_TYPES)} and the x-… of plugins{_near(value)}")
+
+
+def _near(value: Any, known: Iterable[str] = EXCHANGE_TYPES) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(value, list(known), 1) if isinstance(value, str) else []
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _is_queue(value: Any) -> bool:
+    """Whether it is a queue object, ours or kombu's."""
+    return isinstance(getattr(value, "name", None), str) and hasattr(value, "routing_key")
+
+
+def _queues(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_queue_name(name): _queue_options(name, options) for name, options in value.items()}
+    if not isinstance(value, (list, tuple, AnySet)):
+        raise ValueError(f"write [{value!r}]" if isinstance(value, str) else "")
+    for queue in value:
+        if _is_queue(queue):
+            _queue_name(queue.name)
+        elif not isinstance(queue, str) or not queue:
+            raise ValueError(f"{queue!r:.80} is neither a Queue nor a queue's name")
+    return value
+
+
+def _queue_name(name: Any) -> str:
+    if isinstance(name, str) and name:
+        return name
+    raise ValueError(f"a queue's name must be text that is not empty, got {name!r:.80}")
+
+
+def _queue_options(name: str, options: Any) -> Any:
+    if _is_queue(options):
+        return options
+    if options is not None and not isinstance(options, Mapping):
+        raise ValueError(f"{name!r}: expected a dict of options or a Queue, got {options!r:.80}")
+    for key, value in (options or {}).items():
+        if key not in _DICT_OPTIONS:
+            raise ValueError(f"{name!r}: a queue has no option {key!r}{_near(key, _DICT_OPTIONS)}")
+        if key in ("exchange", "routing_key", "binding_key"):
+            _check_address(f"{name!r}: {key!r}", value)
+        elif key == "exchange_type" and value:
+            _explained(f"{name!r}: {key!r}: {value!r:.80}", exchange_type, value)
+        elif key == "delivery_mode" and value:
+            _explained(f"{name!r}: {key!r}: {value!r:.80}", DELIVERY_MODE.convert, value)
+    return dict(options or {})
+
+
+def _explained(place: str, check: Callable[[Any], Any], value: Any) -> None:
+    try:
+        check(value)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}" if str(error) else f"{place} is not known") from None
+
+
+def _check_address(place: str, value: Any) -> None:
+    if value is not None and not isinstance(value, str) and not isinstance(getattr(value, "name", None), str):
+        raise ValueError(f"{place}: expected text, got {value!r:.80}")
+
+
+def _routes(value: Any) -> Any:
+    for router in value if isinstance(value, (list, tuple)) else (value,):
+        _check_router(router)
+    return value
+
+
+def _check_router(router: Any) -> None:
+    if isinstance(router, str):
+        if not all(part.isidentifier() for part in router.replace(":", ".").split(".")):
+            raise ValueError(f"{router!r} is not the dotted path of a router")
+    elif isinstance(router, (Mapping, list, tuple)):
+        for pattern, route in route_items(router):
+            _check_route(pattern, route)
+    elif not callable(router) and not hasattr(router, "route_for_task"):
+        raise ValueError(f"{router!r:.80} is not a router: that is a dict, a function or its dotted path")
+
+
+def route_items(routes: Any) -> list[tuple[Any, Any]]:
+    """The pairs of pattern and route of one router, be it a dict, a list of pairs or one pair."""
+    if isinstance(routes, Mapping):
+        return list(routes.items())
+    if isinstance(routes, tuple) and len(routes) == 2 and _is_pattern(routes[0]):
+        return [(routes[0], routes[1])]
+    for pair in routes:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise ValueError(f"{pair!r:.80} is not a pair of a task's name and a route")
+    return [(pattern, route) for pattern, route in routes]
+
+
+def _is_pattern(value: Any) -> bool:
+    return isinstance(value, (str, re.Pattern))
+
+
+def _check_route(pattern: Any, route: Any) -> None:
+    if not _is_pattern(pattern) or not pattern:
+        raise ValueError(f"{pattern!r:.80} is not the name of a task, a pattern or a compiled regex")
+    if isinstance(pattern, re.Pattern) and not isinstance(pattern.pattern, str):
+        raise ValueError(f"{pattern!r:.80} is a regex for bytes, and names are text")
+    if not _is_queue(route):
+        check_route(f"{getattr(pattern, 'pattern', pattern)!r}", route)
+
+
+def check_route(place: str, route: Any) -> None:
+    """Raises ValueError unless `route` is a queue's name or a dict of options; `place` is named."""
+    if isinstance(route, str):
+        if not route:
+            raise ValueError(f"{place}: a queue's name must not be empty")
+        return
+    if not isinstance(route, Mapping):
+        raise ValueError(f"{place}: expected a queue's name or a dict of options, got {route!r:.80}")
+    for key, value in route.items():
+        if key in ("queue", "exchange", "routing_key"):
+            _check_address(f"{place}: {key!r}", value)
+        elif key == "exchange_type" and value:
+            _explained(f"{place}: {key!r}: {value!r:.80}", exchange_type, value)
+
+
+EXCHANGE_TYPE = Kind("an exchange type", exchange_type, str)
+QUEUE_TYPE = choice("classic", "quorum")
+QUEUES = optional(Kind("a list of queues, or a dict of names and options", _queues, _split))
+ROUTES = optional(
+    Kind("a dict, a list of pairs, a function, its dotted path, or a list of those", _routes, str)
+)

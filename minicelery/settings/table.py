@@ -20,8 +20,6 @@ TASK_LOG_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(
 PUBLISH_RETRY_POLICY = {"max_retries": 3, "interval_start": 0, "interval_max": 1, "interval_step": 0.2}
 DAY = 24 * 60 * 60.0
 
-QUEUES = "queues with options of their own come with a later version"
-ONE_QUEUE = "a message goes straight to the queue of its name"
 AMQP = "RabbitMQ comes with a later version"
 EVENTS = "task events come with a later version"
 CONTROL = "remote control comes with a later version"
@@ -60,29 +58,41 @@ _TASK = (
     Setting("task_store_eager_result", False, kinds.BOOLEAN, "", "store the results of eager tasks"),
     Setting("task_annotations", None, kinds.ANYTHING, "", "attributes to change on tasks", LATER),
     Setting("task_compression", None, optional(kinds.COMPRESSION), "", "how message bodies are compressed"),
-    Setting("task_create_missing_queues", True, choice(True, later=(False,)), "", "make them on first use"),
-    Setting("task_create_missing_queue_type", "classic", kinds.TEXT, "", "'classic' or 'quorum'", AMQP),
-    Setting("task_create_missing_queue_exchange_type", None, optional(kinds.TEXT), "", "its exchange", AMQP),
-    Setting("task_default_queue", "celery", kinds.TEXT, "", "where tasks go that name no queue"),
-    Setting("task_default_queue_type", "classic", kinds.TEXT, "", "'classic' or 'quorum'", AMQP),
-    Setting("task_default_exchange", None, optional(kinds.TEXT), "", "None: as the queue", ONE_QUEUE),
+    Setting("task_create_missing_queues", True, kinds.BOOLEAN, "", "queues not in task_queues: on first use"),
+    Setting("task_create_missing_queue_type", "classic", kinds.QUEUE_TYPE, "", "of these, on RabbitMQ"),
     Setting(
-        "task_default_exchange_type", "direct", choice("direct", later=("topic", "fanout", "headers")), "",
+        "task_create_missing_queue_exchange_type", None, optional(kinds.EXCHANGE_TYPE), "",
+        "of their exchanges; None: direct",
+    ),
+    Setting("task_default_queue", "celery", kinds.TEXT, "", "where tasks go that name no queue"),
+    Setting("task_default_queue_type", "classic", kinds.QUEUE_TYPE, "", "of that queue, on RabbitMQ"),
+    Setting(
+        "task_default_exchange", None, optional(kinds.TEXT), "",
+        "of queues that name none; None: as the default queue",
+    ),
+    Setting(
+        "task_default_exchange_type", "direct", kinds.EXCHANGE_TYPE, "",
         "how the default exchange spreads messages",
     ),
-    Setting("task_default_routing_key", None, optional(kinds.TEXT), "", "None: as the queue", ONE_QUEUE),
+    Setting(
+        "task_default_routing_key", None, optional(kinds.TEXT), "",
+        "of queues that name none; None: as the default queue",
+    ),
     Setting("task_default_delivery_mode", 2, kinds.DELIVERY_MODE, "", "2 or 'persistent', 1 or 'transient'"),
     Setting("task_default_rate_limit", None, kinds.ANYTHING, "", "such as '10/m'", RATES),
     Setting("task_default_priority", None, optional(whole(0, 255)), "", "of tasks that name none"),
-    Setting("task_queue_max_priority", None, optional(whole(0, 255)), "", "x-max-priority of queues", AMQP),
+    Setting(
+        "task_queue_max_priority", None, optional(whole(0, 255)), "",
+        "x-max-priority of queues without their own, on RabbitMQ",
+    ),
     Setting("task_inherit_parent_priority", False, kinds.BOOLEAN, "", "a task's tasks get its priority"),
     Setting("task_ignore_result", False, kinds.BOOLEAN, "", "store no results"),
     Setting("task_store_errors_even_if_ignored", False, kinds.BOOLEAN, "", "store failures all the same"),
     Setting("task_protocol", 2, choice(2, later=(1,)), "", "version of the message format"),
     Setting("task_publish_retry", True, kinds.BOOLEAN, "", "try again when the broker is away"),
     Setting("task_publish_retry_policy", PUBLISH_RETRY_POLICY, kinds.MAPPING, "", "how often, the pauses"),
-    Setting("task_queues", None, kinds.ANYTHING, "", "the queues a worker serves", QUEUES),
-    Setting("task_routes", None, kinds.ANYTHING, "", "which task goes to which queue", QUEUES),
+    Setting("task_queues", None, kinds.QUEUES, "", "the queues a worker serves; None: the default queue"),
+    Setting("task_routes", None, kinds.ROUTES, "", "which task goes to which queue"),
     Setting("task_remote_tracebacks", False, kinds.BOOLEAN, "", "real tracebacks in the caller", LATER),
     Setting("task_repr_maxlevels", 3, kinds.COUNT, "levels", "depth of the arguments shown", LATER),
     Setting("task_send_sent_event", False, kinds.BOOLEAN, "", "emit task-sent", EVENTS),
@@ -108,7 +118,7 @@ _WORKER = (
     Setting("worker_disable_prefetch", False, kinds.BOOLEAN, "", "fetch only for free children", LATER),
     Setting("worker_eta_task_limit", None, optional(kinds.COUNT), "messages", "delayed ones held", ENGINE),
     Setting("worker_enable_prefetch_count_reduction", True, kinds.BOOLEAN, "", "after a reconnect", ENGINE),
-    Setting("worker_detect_quorum_queues", True, kinds.BOOLEAN, "", "limit the prefetch for each", AMQP),
+    Setting("worker_detect_quorum_queues", True, kinds.BOOLEAN, "", "limit the prefetch for each", ENGINE),
     Setting("worker_max_tasks_per_child", None, optional(kinds.COUNT), "tasks", "then a child is replaced"),
     Setting("worker_max_memory_per_child", None, optional(kinds.COUNT), "KiB", "then a child is replaced"),
     Setting("worker_soft_shutdown_timeout", 0.0, kinds.SECONDS, "s", "for tasks to end", LATER),
@@ -122,7 +132,7 @@ _WORKER = (
     Setting("worker_send_task_events", False, kinds.BOOLEAN, "", "emit events of tasks", EVENTS),
     Setting("worker_enable_remote_control", True, kinds.BOOLEAN, "", "answer inspect and control", CONTROL),
     Setting("worker_disable_rate_limits", False, kinds.BOOLEAN, "", "there are none in this version"),
-    Setting("worker_direct", False, kinds.BOOLEAN, "", "a queue for each worker", QUEUES),
+    Setting("worker_direct", False, kinds.BOOLEAN, "", "a queue for each worker, <node>.dq2"),
     Setting("worker_lost_wait", 10.0, kinds.SECONDS, "s", "before a dead child's task counts as lost", AT_ONCE),
     Setting("worker_proc_alive_timeout", 4.0, kinds.SECONDS, "s", "a child may take to start", AT_ONCE),
     Setting("worker_pool_putlocks", True, kinds.BOOLEAN, "", "hold back tasks for busy children", ENGINE),
@@ -152,11 +162,11 @@ _BROKER = (
     Setting("broker_connection_retry_on_startup", None, optional(kinds.BOOLEAN), "", "None: as above", RECONNECTS),
     Setting("broker_connection_max_retries", 100, optional(kinds.COUNT), "times", "0 or None: for ever", RECONNECTS),
     Setting("broker_channel_error_retry", False, kinds.BOOLEAN, "", "connect again then", RECONNECTS),
-    Setting("broker_failover_strategy", None, kinds.ANYTHING, "", "which server is next", LATER),
-    Setting("broker_heartbeat", 120, optional(kinds.SECONDS), "s", "between signs of life; 0: none", AMQP),
-    Setting("broker_heartbeat_checkrate", 3.0, kinds.number(0), "", "checks per heartbeat", AMQP),
-    Setting("broker_login_method", None, optional(kinds.TEXT), "", "such as 'PLAIN'", AMQP),
-    Setting("broker_native_delayed_delivery_queue_type", "quorum", kinds.TEXT, "", "or 'classic'", AMQP),
+    Setting("broker_failover_strategy", None, optional(choice("round-robin", "shuffle")), "", "which server is next"),
+    Setting("broker_heartbeat", 120, optional(kinds.SECONDS), "s", "between signs of life; 0: none"),
+    Setting("broker_heartbeat_checkrate", 3.0, kinds.number(0), "", "checks per heartbeat", ENGINE),
+    Setting("broker_login_method", None, optional(kinds.TEXT), "", "such as 'PLAIN'"),
+    Setting("broker_native_delayed_delivery_queue_type", "quorum", choice("quorum", "classic"), "", "of the delays in RabbitMQ"),
     Setting("broker_pool_limit", 10, optional(kinds.COUNT), "connections", "kept open; 0: no limit"),
     Setting("broker_pool_acquire_timeout", None, optional(kinds.SECONDS), "s", "to wait for one", LATER),
     Setting("broker_use_ssl", False, optional(kinds.TLS), "", "speak TLS to the broker"),
@@ -170,7 +180,7 @@ _RESULT = (
     Setting("result_serializer", "json", kinds.SERIALIZER, "", "what results are written in"),
     Setting("result_compression", None, optional(kinds.COMPRESSION), "", "how they are compressed", LATER),
     Setting("result_extended", False, kinds.BOOLEAN, "", "store name, arguments, worker and queue too"),
-    Setting("result_persistent", None, optional(kinds.BOOLEAN), "", "rpc results survive a restart", AMQP),
+    Setting("result_persistent", None, optional(kinds.BOOLEAN), "", "rpc results survive a restart"),
     Setting("result_cache_max", -1, optional(whole(-1)), "results", "cached by the caller", ENGINE),
     Setting("result_backend_transport_options", {}, kinds.MAPPING, "", "e.g. global_keyprefix"),
     Setting("result_backend_always_retry", False, kinds.BOOLEAN, "", "try again when the store is away", RECONNECTS),
@@ -203,6 +213,10 @@ _REDIS = (
 )  # fmt: skip
 
 OWN = (
+    Setting(
+        "broker_delays", "auto", choice("auto", "native", "celery"), "",
+        "Redis: delayed tasks wait in a set, in the list as Celery's do, or (auto) in the set if minicelery serves it",
+    ),
     Setting("strict_config", False, kinds.BOOLEAN, "", "unknown settings are errors, not warnings"),
     Setting("task_delivery_cap", 3, whole(1), "runs", "that may die under a message before it is given up"),
     Setting("task_publish_deadline", 5.0, seconds(above=0), "s", "all attempts to send may take in total"),

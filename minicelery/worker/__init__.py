@@ -66,9 +66,7 @@ class Worker:
                 f"pool={self.pool!r}: this version has the pools {' and '.join(POOLS)}"
             )
         self.concurrency = 1 if self.pool == "solo" else _concurrency(concurrency or conf.worker_concurrency)
-        excluded = set(_names(exclude_queues))
-        chosen = _names(queues) or [conf.task_default_queue]
-        self.queues = [queue for queue in dict.fromkeys(chosen) if queue not in excluded]
+        self.queues = app._sender.router.select(_names(queues), _names(exclude_queues), self.hostname)
         if not self.queues:
             raise ImproperlyConfigured("no queue is left to consume from: --exclude-queues names them all")
         self.loglevel = loglevel
@@ -183,7 +181,7 @@ class Worker:
         return Loop(
             consumer, self._executor, board, slot, orders,
             batch=self.batch, max_tasks=self.max_tasks, max_memory=self.max_memory,
-            alone=self.pool == "solo", lease=self.app.conf.worker_lease,
+            alone=self.pool == "solo",
         )  # fmt: skip
 
     def _agent(self, orders: int, reports: int, board: Board) -> int:

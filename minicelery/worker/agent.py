@@ -19,8 +19,8 @@ from typing import Any
 
 from minicelery.broker import LEASE, Backend, Broker, Consumer
 from minicelery.exceptions import BackendError, OperationalError
-from minicelery.message import Delivery, Outcome, Verdict, new_id
-from minicelery.worker.board import Board
+from minicelery.message import Delivery, Message, Outcome, Verdict, new_id
+from minicelery.worker.board import Board, as_outcome
 from minicelery.worker.executor import Executor
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class Agent:
         self.estates: list[Estate] = []
         self.every = min(TEND, lease / 4)
         self.stop_by: float | None = None
+        self._told = False  # obituaries were written, of what may be back in the queues by now
         self._heard = b""
         self._tended = 0.0
         self._outage = 0
@@ -82,7 +83,7 @@ class Agent:
         """Until ordered to stop, or the parent is gone."""
         while True:
             now = time.monotonic()
-            done = not self.lost and not self.estates
+            done = not self.lost and not self.estates and not self._told
             if self.stop_by is not None and (done or now > self.stop_by):
                 break
             try:
@@ -104,8 +105,13 @@ class Agent:
 
     def _work(self, now: float) -> None:
         for index in list(self.lost):
-            self.estates.append(self._estate_of_child(index, self.lost.pop(index)))
+            estate = self._estate_of_child(index, self.lost.pop(index))
+            if not estate.heir.adopts:
+                estate.outcomes = self._tell(index, estate.started)
+            self.estates.append(estate)
         self._settle_estates()
+        if self.stop_by is not None and self._told:
+            self._collect()
         if now - self._tended >= self.every:
             ended = self.broker.tend(self.queues, self._alive())
             self._tended, self._outage = now, 0
@@ -160,6 +166,57 @@ class Agent:
                 outcome = Outcome(held[receipt], Verdict.REQUEUE)
             outcomes.append(outcome)
         return outcomes
+
+    def _tell(self, index: int, started: Mapping[int, str]) -> list[Outcome]:
+        """Where the broker gives back what a dead child held: tell who fetches it what it was.
+
+        The outcomes of what it does not give back, as it had let go of it, are for the heir.
+        """
+        self._told = True
+        slot = self.board.slots[index]
+        entry = slot.read()
+        reason = next(iter(started.values()), None)
+        kept = slot.kept_message()
+        outcomes = []
+        ended = set()
+        for key, let_go, fields in slot.noted():
+            ended.add(key)
+            self.board.obituaries.add(key, reason, fields)
+            if let_go:
+                message = kept[1] if kept is not None and kept[0] == key else Message("", "", b"", {})
+                outcomes.append(as_outcome(Delivery(message, 0, let_go=True), fields))
+        if entry.began and slot.key not in ended:
+            if kept is not None and kept[0] == slot.key:
+                lost = Delivery(kept[1], 0, started=True, reason=reason, let_go=True)
+                if isinstance(outcome := self._end_of(lost), Outcome):
+                    outcomes.append(outcome)
+            # Also of what had just been let go of: it may come back nevertheless.
+            self.board.obituaries.add(slot.key, reason, None)
+        return outcomes
+
+    def _collect(self) -> None:
+        """At the end: settle what dead children had begun and the broker has given back.
+
+        No child of this worker is left to fetch it, and no other worker knows of it.
+        """
+        heir = self.broker.consumer(self.queues, f"{self.hostname}/{new_id()}", self.backend)
+        try:
+            outcomes = []
+            for delivery in reversed(heir.swap([], JOB, 0.0)):
+                fate = self.board.fate(delivery) if delivery.message.headers.get("redelivered") else None
+                outcome: Any = Outcome(delivery, Verdict.REQUEUE)
+                if fate is not None and fate.outcome is not None:
+                    outcome = as_outcome(delivery, fate.outcome)
+                elif fate is not None:
+                    delivery.started, delivery.reason = True, fate.reason
+                    outcome = self._end_of(delivery)
+                outcomes.append(
+                    outcome if isinstance(outcome, Outcome) else Outcome(delivery, Verdict.REQUEUE)
+                )
+            heir.swap(outcomes, 0, 0.0)
+        finally:
+            heir.close()
+        self._told = False
 
     def _end_of(self, delivery: Delivery) -> Any:
         try:

@@ -2,13 +2,18 @@
 
 A child writes its own slot; everybody reads.  Nothing waits for anybody: a slot's number
 stands at its head and at its tail, and a reader that sees two different ones reads again.
+
+Where the broker itself gives back what a dead child held (`Consumer.adopts` is False), a
+child that fetches such a message learns here what had become of it: see `fate`.
 """
 
 from __future__ import annotations
 
 import marshal
 import mmap
+import os
 import struct
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +27,12 @@ _GENERATION_AT = struct.calcsize("=Q I")
 _NAME = 160
 JOURNAL = 128 * 1024
 _LENGTH = struct.Struct("=I")
-_SLOT = _ENTRY.size + _NAME + _LENGTH.size + JOURNAL
+_KEY = 128
+KEPT_MESSAGE = 64 * 1024
+_SLOT = _ENTRY.size + _NAME + _LENGTH.size + JOURNAL + _KEY + _LENGTH.size + KEPT_MESSAGE
+OBITUARIES = 512 * 1024
+BURIAL = 1.0
+"""Seconds that a dead child's obituary is waited for."""
 
 
 @dataclass(slots=True)
@@ -37,12 +47,47 @@ class Entry:
     processed: int = 0
 
 
+@dataclass(slots=True)
+class Fate:
+    """What had become of a message that came back: how its run died, or how it had ended."""
+
+    reason: str | None = None
+    outcome: tuple[Any, ...] | None = None  # fields for `as_outcome`
+
+
 class Board:
     """`size` slots in one anonymous shared mapping, made before the first fork."""
 
     def __init__(self, size: int) -> None:
-        self._memory = mmap.mmap(-1, size * _SLOT)
+        self._memory = mmap.mmap(-1, size * _SLOT + OBITUARIES)
         self.slots = [Slot(self._memory, index * _SLOT) for index in range(size)]
+        self.obituaries = Obituaries(self._memory, size * _SLOT)
+
+    def fate(self, delivery: Delivery) -> Fate | None:
+        """What a child of this worker had done with a message that the broker has given back.
+
+        None: it had not begun, or some other worker had it.
+        """
+        key = key_of(delivery)
+        end = time.monotonic() + BURIAL
+        while True:
+            if (found := self.obituaries.find(key)) is not None:
+                return found
+            ran = False
+            for slot in self.slots:
+                entry = slot.read()
+                if not entry.pid:
+                    continue
+                for noted, _, fields in slot.noted():
+                    if noted == key:
+                        return Fate(outcome=fields)
+                ran = ran or (slot.key == key and bool(entry.began) and not _alive(entry.pid))
+            if not ran:
+                return self.obituaries.find(key)
+            # It has died just now: the agent is about to say how.
+            if time.monotonic() > end:
+                return Fate("Worker exited prematurely")
+            time.sleep(0.005)
 
     def idle(self, but: Slot | None = None) -> bool:
         """Whether a child, other than `but`'s, has nothing to do."""
@@ -61,6 +106,8 @@ class Slot:
         self._memory = memory
         self._offset = offset
         self._journal = offset + _ENTRY.size + _NAME
+        self._key = self._journal + _LENGTH.size + JOURNAL
+        self._kept = self._key + _KEY
         self._number = 0
         self._end = 0  # of what the journal holds
         self.pid = 0
@@ -92,7 +139,27 @@ class Slot:
         # its receipts are the new child's as well.
         self._end = 0
         _LENGTH.pack_into(self._memory, self._journal, 0)
+        _LENGTH.pack_into(self._memory, self._kept, 0)
+        self.name_run("")
         self.write(0, 0.0)
+
+    def name_run(self, key: str) -> None:
+        """Say which message is about to run, by a key that its redelivery has as well."""
+        self._memory[self._key : self._key + _KEY] = key.encode()[:_KEY].ljust(_KEY, b"\0")
+
+    def keep_message(self, message: Message, key: str) -> bool:
+        """Keep the message that runs, as the broker is about to let go of it; False if it is too big."""
+        entry: Any = (key, _as_tuple(message))
+        try:
+            data = marshal.dumps(entry)
+        except ValueError:
+            return False
+        if len(data) > KEPT_MESSAGE:
+            return False
+        start = self._kept + _LENGTH.size
+        self._memory[start : start + len(data)] = data
+        _LENGTH.pack_into(self._memory, self._kept, len(data))
+        return True
 
     def clear_journal(self) -> None:
         """Everything in it has been settled."""
@@ -102,16 +169,9 @@ class Slot:
 
     def note(self, outcome: Outcome) -> bool:
         """Keep an outcome that is not settled yet, should the child die; False if there is no room."""
-        record, messages = outcome.record, outcome.publish
+        delivery = outcome.delivery
         try:
-            entry: Any = (
-                outcome.delivery.receipt,
-                outcome.verdict.value,
-                record and (record.id, record.document, record.state, record.ttl),
-                [_as_tuple(message) for message in messages] if messages else (),
-                outcome.reason,
-            )
-            data = marshal.dumps(entry)
+            data = marshal.dumps((delivery.receipt, key_of(delivery), delivery.let_go, _fields(outcome)))
         except ValueError:  # a value of a kind marshal does not know
             return False
         start, end = self._end, self._end + _LENGTH.size + len(data)
@@ -144,28 +204,47 @@ class Slot:
         name, generation = self.name, self.read().generation
         return [f"{name}~{number}" for number in range(generation, 0, -1)] + [name]
 
+    @property
+    def key(self) -> str:
+        """The key of the message that runs, or ran last."""
+        return self._memory[self._key : self._key + _KEY].rstrip(b"\0").decode(errors="replace")
+
+    def kept_message(self) -> tuple[str, Message] | None:
+        """The message that the broker has let go of, and its key."""
+        (length,) = _LENGTH.unpack_from(self._memory, self._kept)
+        start = self._kept + _LENGTH.size
+        try:
+            key, fields = marshal.loads(self._memory[start : start + length])
+            return key, Message(*fields)
+        except (ValueError, EOFError, TypeError):
+            return None
+
+    def noted(self) -> list[tuple[str, bool, tuple[Any, ...]]]:
+        """What the journal has: key, whether the broker has let go of it, and the outcome's fields."""
+        return [(key, let_go, fields) for _, key, let_go, fields in self._entries()]
+
     def journal(self, held: dict[int, Delivery]) -> dict[int, Outcome]:
         """The outcomes its dead child had noted for deliveries that are still held, by receipt."""
+        return {
+            receipt: as_outcome(held[receipt], fields)
+            for receipt, _, _, fields in self._entries()
+            if receipt in held
+        }
+
+    def _entries(self) -> list[tuple[int, str, bool, tuple[Any, ...]]]:
         (end,) = _LENGTH.unpack_from(self._memory, self._journal)
         at = self._journal + _LENGTH.size
         end += at
-        found: dict[int, Outcome] = {}
+        found = []
         while at < end:
             (length,) = _LENGTH.unpack_from(self._memory, at)
             at += _LENGTH.size
             try:
-                receipt, verdict, record, messages, reason = marshal.loads(self._memory[at : at + length])
+                receipt, key, let_go, fields = marshal.loads(self._memory[at : at + length])
             except (ValueError, EOFError, TypeError):
-                break  # two threads were writing when it died
+                break  # two threads were writing when it died, or its child writes now
             at += length
-            if receipt in held:
-                found[receipt] = Outcome(
-                    held[receipt],
-                    Verdict(verdict),
-                    Record(*record) if record else None,
-                    [Message(*fields) for fields in messages],
-                    reason,
-                )
+            found.append((receipt, key, let_go, fields))
         return found
 
     def clear(self) -> None:
@@ -175,3 +254,106 @@ class Slot:
 
 def _as_tuple(message: Message) -> tuple[object, ...]:
     return tuple(getattr(message, name) for name in Message.__slots__)
+
+
+class Obituaries:
+    """What dead children had done: two halves, of which the older is dropped when the newer is full.
+
+    Written by the agent alone, read by every child.
+    """
+
+    def __init__(self, memory: mmap.mmap, offset: int) -> None:
+        self._memory = memory
+        self._offset = offset
+        self._half = OBITUARIES // 2
+
+    def add(self, key: str, reason: str | None, fields: tuple[Any, ...] | None) -> None:
+        """Keep what had become of the message `key`."""
+        data = marshal.dumps((key, reason, fields))
+        if len(data) + 2 * _LENGTH.size > self._half:
+            data = marshal.dumps((key, reason or "its outcome was too large to keep", None))
+        newer = self._memory[self._offset + _LENGTH.size] & 1
+        base, end = self._place(newer)
+        if end + _LENGTH.size + len(data) > self._half:
+            newer ^= 1
+            base, _ = self._place(newer)
+            end = 2 * _LENGTH.size
+            self._memory[self._offset + _LENGTH.size] = newer
+        at = base + end
+        self._memory[at : at + _LENGTH.size + len(data)] = _LENGTH.pack(len(data)) + data
+        _LENGTH.pack_into(self._memory, base, end + _LENGTH.size + len(data))
+
+    def find(self, key: str) -> Fate | None:
+        """What had become of the message `key`; the latest word of it."""
+        found = None
+        newer = self._memory[self._offset + _LENGTH.size] & 1
+        for half in (newer ^ 1, newer):
+            base, end = self._place(half)
+            at = 2 * _LENGTH.size
+            while at < end:
+                (length,) = _LENGTH.unpack_from(self._memory, base + at)
+                at += _LENGTH.size
+                try:
+                    noted, reason, fields = marshal.loads(self._memory[base + at : base + at + length])
+                except (ValueError, EOFError, TypeError):
+                    break  # the half is being dropped
+                at += length
+                if noted == key:
+                    found = Fate(reason, fields)
+        return found
+
+    def _place(self, half: int) -> tuple[int, int]:
+        """Where a half begins, and where its entries end; which is the newer one stands in the first."""
+        base = self._offset + half * self._half
+        (end,) = _LENGTH.unpack_from(self._memory, base)
+        return base, max(end, 2 * _LENGTH.size)
+
+
+def key_of(delivery: Delivery) -> str:
+    """What a delivery and its redelivery have in common, and a retry or a counted one has not."""
+    message = delivery.message
+    key = f"{message.id} {message.headers.get('retries') or 0} {delivery.deliveries}"
+    if len(key) <= _KEY:
+        return key
+    import hashlib
+
+    return hashlib.blake2b(key.encode(), digest_size=32).hexdigest()
+
+
+def _fields(outcome: Outcome) -> tuple[Any, ...]:
+    """An outcome as marshal takes it, without its delivery."""
+    record, messages = outcome.record, outcome.publish
+    return (
+        outcome.verdict.value,
+        record and (record.id, record.document, record.state, record.ttl, record.reply_to),
+        [_as_tuple(message) for message in messages] if messages else (),
+        outcome.reason,
+    )
+
+
+def as_outcome(delivery: Delivery, fields: tuple[Any, ...]) -> Outcome:
+    """The outcome of `delivery` that the fields were taken from."""
+    verdict, record, messages, reason = fields
+    return Outcome(
+        delivery,
+        Verdict(verdict),
+        Record(*record) if record else None,
+        [Message(*fields) for fields in messages],
+        reason,
+    )
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for yet does not."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return not os.path.isdir("/proc/self")

@@ -35,6 +35,7 @@ from minicelery.message import (
     Record,
     Verdict,
     decode_body,
+    iso,
     parse_time,
 )
 from minicelery.registry import unknown_task
@@ -146,6 +147,7 @@ class Executor:
             request.called_directly = False
             request.redelivered = bool(delivery.deliveries or headers.get("redelivered"))
             call = Call(delivery, plan, request, args, kwargs, links)
+            delivery.once = not plan.acks_late
             if limits is not None:
                 if limits[0]:
                     call.time_limit = limits[0]
@@ -164,6 +166,7 @@ class Executor:
                 if due - time.time() > DELAY_WORTH_MOVING:
                     # Sent where no minicelery worker was known: to the broker's delay with it.
                     message.due = due
+                    headers["eta"] = iso(due)  # the broker knows no zone to read a naive time in
                     return Outcome(delivery, publish=(message,))
         except (ContentDisallowed, DecodeError, InvalidTaskError) as error:
             return self._reject(delivery, f"{type(error).__name__}: {error}", error)

@@ -87,6 +87,7 @@ class Links:
         new_args, new_kwargs, merged = signature.merged(args, None, **options)
         merged.setdefault("root_id", call.request.root_id)
         merged.setdefault("parent_id", call.delivery.message.id)
+        merged.setdefault("reply_to", call.request.reply_to)
         sender = self.app._sender
         defaults = sender.defaults(self.app.tasks.get(signature.task))
         message = sender.message(signature.task, tuple(new_args), new_kwargs, merged, defaults, new_id())

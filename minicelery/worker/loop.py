@@ -19,9 +19,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from minicelery.broker import LEASE, Consumer
+from minicelery.broker import Consumer
 from minicelery.exceptions import BackendError, OperationalError, SoftTimeLimitExceeded
 from minicelery.message import Delivery, Outcome, Verdict
+from minicelery.worker.board import as_outcome, key_of
 from minicelery.worker.call import Call
 from minicelery.worker.executor import Executor
 
@@ -63,7 +64,6 @@ class Loop:
         max_tasks: int | None = None,
         max_memory: int | None = None,
         alone: bool = False,
-        lease: float = LEASE,
     ) -> None:
         self.consumer = consumer
         self.executor = executor
@@ -86,7 +86,9 @@ class Loop:
         self._name = consumer.name
         self._armed = False
         self._outage = 0
-        self.keeper = Keeper(self, orders, min(RENEW, lease / 3))
+        # The broker gives back what a dead child held: then the board must tell what it was.
+        self.told = not consumer.adopts
+        self.keeper = Keeper(self, orders)
 
     def run(self) -> int:
         """Work until ordered to stop, or until this child has done its share; the exit code.
@@ -100,6 +102,8 @@ class Loop:
                 fresh = self._swap(self._room(), IDLE_WAIT)
                 if fresh:
                     self.slot.clear_journal()
+                    if self.told:
+                        fresh = self._learn(fresh)
                     self.waiting.extend(fresh)
                     self._work()
             settled = self._settle_all()
@@ -111,6 +115,19 @@ class Loop:
         with self.lock:
             self.consumer.close()
         return 0
+
+    def _learn(self, fresh: list[Delivery]) -> list[Delivery]:
+        """Of deliveries that have come back: what had become of them; those that are still to be run."""
+        left = []
+        for delivery in fresh:
+            fate = self.board.fate(delivery) if delivery.message.headers.get("redelivered") else None
+            if fate is not None and fate.outcome is not None:
+                self._finish(as_outcome(delivery, fate.outcome))
+                continue
+            if fate is not None:
+                delivery.started, delivery.reason = True, fate.reason
+            left.append(delivery)
+        return left
 
     def _room(self) -> int:
         """How many to fetch: as many as make `BATCH_SECONDS` of work."""
@@ -164,6 +181,8 @@ class Loop:
         """Run one delivery; the seconds it took."""
         began = self.began = time.monotonic()
         slot, executor = self.slot, self.executor
+        if self.told:
+            slot.name_run(key_of(delivery))
         slot.write(delivery.receipt, began)
         call = executor.begin(delivery)
         if type(call) is Outcome:
@@ -273,7 +292,7 @@ class Loop:
 class Keeper(threading.Thread):
     """The thread that looks after a loop while its main thread is busy."""
 
-    def __init__(self, loop: Loop, orders: int, renew: float) -> None:
+    def __init__(self, loop: Loop, orders: int) -> None:
         super().__init__(name="minicelery-keeper", daemon=True)
         self.loop = loop
         self.orders = orders
@@ -283,7 +302,6 @@ class Keeper(threading.Thread):
         self.parked = True
         self._stopped = False
         self._marked: Call | None = None
-        self._renew = renew
         self._renewed = time.monotonic()
         self._retry_at = 0.0
 
@@ -346,7 +364,7 @@ class Keeper(threading.Thread):
             self._give_back()
         if call is not None and running > TICK and call is not self._marked:
             self._mark(call)
-        if began and now - self._renewed > self._renew:
+        if began and now - self._renewed > min(RENEW, loop.consumer.renew):
             self._locked(lambda: loop.consumer.extend(()))
             self._renewed = now
 
@@ -371,6 +389,8 @@ class Keeper(threading.Thread):
         def mark() -> None:
             if loop.current is not call:
                 return
+            if loop.told and call.delivery.once:
+                call.delivery.once = loop.slot.keep_message(call.delivery.message, key_of(call.delivery))
             with call.request.state_lock:
                 record = None if call.request.reported else loop.executor.started(call)
                 loop.consumer.extend([call.delivery], [record] if record else ())
@@ -408,7 +428,7 @@ class Keeper(threading.Thread):
             os._exit(UNSETTLED)
         if outcome is None and loop.began:
             os._exit(UNSETTLED)  # about to call, or just back: the agent sees from the board
-        if outcome is None:
+        if outcome is None or loop.told:
             loop.consumer.close()
         with contextlib.suppress(Exception):
             logging.shutdown()

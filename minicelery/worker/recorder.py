@@ -20,6 +20,7 @@ class Recorder:
     def __init__(self, app: Celery, hostname: str | None) -> None:
         conf = app.conf
         self.enabled = not isinstance(app.backend, DisabledBackend)
+        self.direct: bool = getattr(app.backend, "direct", False)  # results go to who asked: rpc://
         self.hostname = hostname
         self.serializer: str = conf.result_serializer
         self.zone = conf.zone()
@@ -41,13 +42,18 @@ class Recorder:
         message, children = call.delivery.message, call.request.children
         headers = message.headers
         group, parent = headers.get("group"), headers.get("parent_id")
-        return record.encode(
+        stored = record.encode(
             message.id, states.SUCCESS, value, serializer=self.serializer, ttl=self.ttl, zone=self.zone,
             children=[child.as_tuple() for child in children] if children else (),
             group_id=None if group is None else _text(group),
             parent_id=None if parent is None else _text(parent),
             extra=self._extra(call) if self.extended else None,
         )  # fmt: skip
+        return self._addressed(stored, message) if self.direct else stored
+
+    def _addressed(self, stored: Record, message: Message) -> Record:
+        stored.reply_to = _text(message.properties.get("reply_to")) or ""
+        return stored
 
     def state(self, call: Call, state: str, value: Any, traceback: str | None) -> Record:
         """The record of another state; what can't be encoded is kept as the EncodeError."""
@@ -55,26 +61,28 @@ class Recorder:
         headers = message.headers
         ttl = self.failure_ttl if state == states.FAILURE else self.ttl
         try:
-            return record.encode(
+            stored = record.encode(
                 message.id, state, value, serializer=self.serializer, ttl=ttl, zone=self.zone, traceback=traceback,
                 children=[child.as_tuple() for child in call.request.children],
                 group_id=_text(headers.get("group")), parent_id=_text(headers.get("parent_id")),
                 extra=self._extra(call) if self.extended else None,
             )  # fmt: skip
         except EncodeError as error:
-            return record.encode(
+            stored = record.encode(
                 message.id, state, record.exception_document(error), serializer=self.serializer, ttl=ttl,
                 zone=self.zone, traceback=traceback,
             )  # fmt: skip
+        return self._addressed(stored, message) if self.direct else stored
 
     def failure_of(self, message: Message, error: BaseException) -> Record | None:
         """The FAILURE of a message that never became a call; None where nobody can ask for it."""
         if not self.enabled or not message.id or message.headers.get("ignore_result") is True:
             return None
-        return record.encode(
+        stored = record.encode(
             message.id, states.FAILURE, record.exception_document(error), serializer=self.serializer,
             ttl=self.failure_ttl, zone=self.zone,
         )  # fmt: skip
+        return self._addressed(stored, message) if self.direct else stored
 
     def _extra(self, call: Call) -> dict[str, Any]:
         message = call.delivery.message

@@ -6,26 +6,66 @@ A new server joins by one branch in `url`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from minicelery.broker import Backend, Broker, Consumer, open_backend, open_broker
+from minicelery.broker.topology import QueueSpec, plain_queue
 from minicelery.message import new_id
 
 MakeBroker = Callable[..., Broker]
 MakeConsumer = Callable[..., Consumer]
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A server of its own, empty."""
+def server_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "amqp":
+        return str(request.getfixturevalue("rabbit_url"))
     if request.param == "redis":
         return str(request.getfixturevalue("redis_url"))
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/queue.db"
     return f"memory://{new_id()}"
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "amqp"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A broker of the test's own, empty."""
+    return server_url(request, tmp_path)
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A result store of the test's own, empty."""
+    return server_url(request, tmp_path)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """In what brokers differ, each by its server's nature."""
+
+    delay: float = 0.4  # seconds that a message can be delayed for without a worker holding it
+    late: float = 0.25  # seconds after its time that it may come
+    counts_delays: bool = True  # whether it can tell how many wait for a queue
+    urgent: int = 0  # the priority that is served first; the other end is 9
+    shared_priorities: bool = True  # whether priorities count over several queues
+    longest_id: int = 10_000  # bytes of an id
+
+
+@pytest.fixture
+def traits(url: str) -> Traits:
+    """What to expect of the broker at `url`."""
+    if url.startswith("amqp"):
+        return Traits(1.3, 0.4, False, 9, False)
+    return Traits()
+
+
+def queue_with_priorities(name: str) -> QueueSpec:
+    """Queues whose names begin with p have priorities: RabbitMQ must be told when they are made."""
+    plain = plain_queue(name)
+    return replace(plain, arguments={"x-max-priority": 9}) if name.startswith("p") else plain
 
 
 @pytest.fixture
@@ -34,6 +74,8 @@ def make_broker(url: str) -> Iterator[MakeBroker]:
     opened: list[Broker] = []
 
     def make(**options: Any) -> Broker:
+        if url.startswith("amqp"):
+            options = {"delay_queue_type": "classic", "spec_of": queue_with_priorities, **options}
         opened.append(open_broker(url, options=options))
         return opened[-1]
 
@@ -49,8 +91,8 @@ def broker(make_broker: MakeBroker) -> Broker:
 
 @pytest.fixture
 def backend(url: str) -> Iterator[Backend]:
-    """The result store of the broker's own server."""
-    backend = open_backend(url)
+    """The result store of the broker's own server; for RabbitMQ, which keeps none, another one."""
+    backend = open_backend(f"memory://{new_id()}" if url.startswith("amqp") else url)
     yield backend
     backend.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,6 +12,13 @@ from minicelery.broker import Backend, open_backend
 from minicelery.message import Record
 from tests.conformance.messages import record
 from tests.waiting import wait_until
+
+
+@pytest.fixture
+def backend(store_url: str) -> Iterator[Backend]:
+    backend = open_backend(store_url)
+    yield backend
+    backend.close()
 
 
 def documents(found: list[Record | None]) -> list[bytes | None]:
@@ -86,8 +94,8 @@ def test_watch_returns_nothing_when_its_time_is_over(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("state", ["SUCCESS", "STARTED"])
-def test_watch_wakes_when_another_thread_stores(backend: Backend, url: str, state: str) -> None:
-    other = open_backend(url)
+def test_watch_wakes_when_another_thread_stores(backend: Backend, store_url: str, state: str) -> None:
+    other = open_backend(store_url)
     timer = threading.Timer(0.2, other.store, ([record("unrelated"), record("2", state)],))
     timer.start()
     began = time.monotonic()
@@ -174,7 +182,7 @@ def test_threads_share_one_backend(backend: Backend) -> None:
     assert None not in backend.load([f"{thread}-{n}" for thread in range(8) for n in range(25)])
 
 
-def test_a_closed_backend_may_be_used_again(backend: Backend, url: str) -> None:
+def test_a_closed_backend_may_be_used_again(backend: Backend, store_url: str) -> None:
     backend.store([record("1")])
     backend.close()
     assert None not in backend.load(["1"])

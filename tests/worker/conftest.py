@@ -13,17 +13,22 @@ from tests.worker.harness import Stage
 TAIL = 12_000
 
 
+@pytest.fixture(params=["redis", "sqlite", "rabbit"])
+def stage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """An app and its workers on each broker."""
+    yield from staged(request.getfixturevalue(f"{request.param}_url"), tmp_path, request)
+
+
 @pytest.fixture(params=["redis", "sqlite"])
-def url(request: pytest.FixtureRequest) -> str:
-    """The URL of each broker that keeps leases."""
-    found: str = request.getfixturevalue(f"{request.param}_url")
-    return found
+def leased_stage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """An app and its workers on each broker that keeps leases."""
+    yield from staged(request.getfixturevalue(f"{request.param}_url"), tmp_path, request)
 
 
 @pytest.fixture
-def stage(url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
-    """An app and its workers on each broker."""
-    yield from staged(url, tmp_path, request)
+def rabbit_stage(rabbit_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """An app and its workers on RabbitMQ alone, its results on Redis."""
+    yield from staged(rabbit_url, tmp_path, request)
 
 
 @pytest.fixture
@@ -34,7 +39,9 @@ def redis_stage(redis_url: str, tmp_path: Path, request: pytest.FixtureRequest) 
 
 def staged(url: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
     """A stage whose logs are shown where the test fails."""
-    stage = Stage(url, folder)
+    # RabbitMQ keeps no results that can be read again.
+    backend = request.getfixturevalue("redis_url") if url.startswith("amqp") else ""
+    stage = Stage(url, folder, backend)
     request.node.stash[_STAGE] = stage
     try:
         yield stage

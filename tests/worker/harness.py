@@ -35,11 +35,12 @@ class Trace(NamedTuple):
 class Stage:
     """One test's app, its workers, and the traces of their tasks."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, backend: str = "") -> None:
         self.url = url
+        self.backend = backend or url
         self.path = folder / "traces"
         self.path.touch()
-        self.app: Celery = make_app(url, self.path)
+        self.app: Celery = make_app(url, self.path, self.backend)
         self.workers: list[WorkerProcess] = []
         self._folder = folder
 
@@ -49,7 +50,7 @@ class Stage:
         """Start a worker and wait until it is ready."""
         options = {"concurrency": 2, "loglevel": "INFO", "hostname": f"w{len(self.workers)}@test", **options}
         asked = {
-            "url": self.url, "traces": str(self.path), "conf": conf or {}, "options": options,
+            "url": self.url, "backend": self.backend, "traces": str(self.path), "conf": conf or {}, "options": options,
             "broken_start": broken_start,
         }  # fmt: skip
         worker = WorkerProcess(asked, self._folder / f"worker-{len(self.workers)}.log", self)

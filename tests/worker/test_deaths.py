@@ -99,7 +99,8 @@ def test_what_a_worker_that_is_gone_has_held_runs_on_another(stage: Stage) -> No
     assert set(stage.ends()) == {result.id for result in [*long, *short]}
 
 
-def test_an_early_task_of_a_worker_that_is_gone_fails_and_does_not_run_again(stage: Stage) -> None:
+def test_an_early_task_of_a_worker_that_is_gone_fails_and_does_not_run_again(leased_stage: Stage) -> None:
+    stage = leased_stage
     lost = stage.worker(conf={"worker_lease": 2.0})
     result = stage.send("run", 30.0)
     wait_until(lambda: stage.runs()[result.id] == 1)

@@ -130,13 +130,17 @@ def test_retries_come_back_after_their_delay(stage: Stage) -> None:
 
 
 def test_urgent_messages_are_served_first(stage: Stage) -> None:
+    conf = {"task_queue_max_priority": 9}  # RabbitMQ must be told, and has its own idea of urgent
+    stage.app.conf.update(conf)
     ids: dict[int, set[str]] = {9: set(), 5: set(), 0: set()}
     for _ in range(5):
         for priority in (9, 5, 0):
             ids[priority].add(stage.send("run", 0.001, priority=priority).id)
-    stage.worker(concurrency=1)
+    stage.worker(concurrency=1, conf=conf)
     wait_until(lambda: len(stage.runs()) == 15)
     order = [trace.what for trace in stage.traces("start")]
+    if stage.url.startswith("amqp"):
+        order.reverse()
     assert (set(order[:5]), set(order[5:10]), set(order[10:])) == (ids[0], ids[5], ids[9])
 
 

@@ -144,6 +144,8 @@ class SQLiteBroker:
 class SQLiteConsumer:
     """The consumer; see `minicelery.broker.Consumer`."""
 
+    adopts = True
+
     def __init__(
         self, file: File, queues: Sequence[str], name: str, backend: Backend | None, lease: float
     ) -> None:
@@ -151,6 +153,7 @@ class SQLiteConsumer:
         self._file = file
         self._queues = deque(queues)
         self._lease = lease
+        self.renew = lease / 3
         self._renew_at = 0.0
         self._watch = Watch(file)
         self._shared = isinstance(backend, SQLiteBackend) and backend.file.path == file.path

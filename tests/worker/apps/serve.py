@@ -14,7 +14,7 @@ from tests.worker.apps.tasks import make_app, trace_the_worker
 def main() -> int:
     asked = json.loads(sys.argv[1])
     path = Path(asked["traces"])
-    app = make_app(asked["url"], path, **asked["conf"])
+    app = make_app(asked["url"], path, asked["backend"], **asked["conf"])
     trace_the_worker(path)
     if asked["broken_start"]:
 

@@ -49,9 +49,10 @@ def hold_the_gil(seconds: float) -> None:
         ctypes.PyDLL(None).usleep(int(left * 1e6) + 1)
 
 
-def make_app(url: str, path: Path, **conf: Any) -> Celery:
+def make_app(url: str, path: Path, backend: str = "", **conf: Any) -> Celery:
     """The app that producer and worker share."""
-    app = Celery("worker-tests", broker=url, backend=url, set_as_current=False)
+    app = Celery("worker-tests", broker=url, backend=backend or url, set_as_current=False)
+    app.conf.broker_native_delayed_delivery_queue_type = "classic"  # made faster; the same otherwise
     app.conf.update(conf)
     traces = Traces(path)
     late: dict[str, Any] = {"acks_late": True, "reject_on_worker_lost": True}

@@ -1,0 +1,391 @@
+"""The AMQP broker: publishing with confirms, and what operators ask for."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pika import spec
+
+from minicelery.broker import Backend
+from minicelery.broker.amqp import codec, declare
+from minicelery.broker.amqp.consumer import AMQPConsumer
+from minicelery.broker.amqp.envelope import as_text, dead_letter_properties, properties
+from minicelery.broker.amqp.link import Content, Link
+from minicelery.broker.amqp.notes import Notes, ensure_stream
+from minicelery.broker.amqp.replies import Replies
+from minicelery.broker.amqp.server import LOST, Blocked, Late, Refused, Server, passes
+from minicelery.broker.pool import Pool, Slot
+from minicelery.broker.topology import QueueSpec, plain_queue
+from minicelery.broker.url import ServerURL
+from minicelery.exceptions import BrokerUnavailable, OperationalError
+from minicelery.message import DeadLetter, Delivery, Message
+
+T = TypeVar("T")
+
+PUBLISH_DEADLINE = 5.0
+_CHUNK_BYTES = 1 << 20
+
+
+class AMQPBroker:
+    """Queues in RabbitMQ.
+
+    Options: `confirm_publish` (True), `heartbeat`, `use_ssl`, `login_method`, `pool_limit`,
+    `connect_timeout`, `socket_timeout`, `failover_strategy`, `client_properties`,
+    `delay_queue_type`, and `spec_of`, which tells a queue's declaration from its name.
+    """
+
+    has_exchanges = True
+
+    def __init__(self, urls: Sequence[ServerURL], options: Mapping[str, Any]) -> None:
+        self.server = Server(urls, options)
+        self.url = self.server.masked
+        self.spec_of: Callable[[str], QueueSpec] = options.get("spec_of") or plain_queue
+        self.delay_kind: str = options.get("delay_queue_type") or "quorum"
+        limit = int(options.get("pool_limit") or 10)
+        # What a worker sends for a task is confirmed, whatever callers have chosen for their own.
+        self.sure, self.plain = Pool(limit, Late), Pool(limit, Late)
+        self.pool = self.plain if options.get("confirm_publish") is False else self.sure
+        self.notes = Notes(self)
+        self._tended = False
+
+    # -- publishing ------------------------------------------------------------------------
+
+    def publish(
+        self, messages: Sequence[Message], *, deadline: float | None = None, attempts: int | None = None
+    ) -> None:
+        """See `Broker.publish`.  Where a confirm is lost with its connection, what it was for is sent
+        again, and may arrive twice.
+        """
+        self._publish(self.pool, messages, deadline, attempts)
+
+    def publish_surely(self, messages: Sequence[Message]) -> None:
+        """Publish with confirms, even where `confirm_publish` is off."""
+        self._publish(self.sure, messages, None, None)
+
+    def _publish(
+        self, pool: Pool, messages: Sequence[Message], deadline: float | None, attempts: int | None
+    ) -> None:
+        if not messages:
+            return
+        end = time.monotonic() + (PUBLISH_DEADLINE if deadline is None else deadline)
+        left = list(messages)
+
+        def send(link: Link) -> None:
+            self.publish_on(link, left, end)
+
+        self.insist(send, end, attempts, pool)
+
+    def insist(
+        self, work: Callable[[Link], T], end: float, attempts: int | None = None, pool: Pool | None = None
+    ) -> T:
+        """`work(link)` on a pooled link, again on a new one when it is lost."""
+        attempt = 0
+        pool = pool or self.sure
+        try:
+            slot = pool.take(end)
+            try:
+                while True:
+                    try:
+                        was_idle = slot.link is not None
+                        return work(self._link(slot, end, pool is not self.plain))
+                    except (Refused, *LOST) as error:
+                        slot.drop()
+                        if not passes(error) or isinstance(error, Blocked):
+                            raise
+                        # An idle link may have died long ago: that is no failed attempt.
+                        attempt += not was_idle or attempt > 0
+                        wait = random.uniform(0.5, 1.0) * min(1.0, 0.1 * attempt)
+                        if (attempts is not None and attempt >= attempts) or time.monotonic() + wait >= end:
+                            raise
+                        time.sleep(wait)
+                    except ValueError:  # a message that AMQP can't carry: nothing of it was sent
+                        raise
+                    except BaseException:
+                        slot.drop()
+                        raise
+            finally:
+                pool.put_back(slot)
+        except Refused as error:
+            raise OperationalError(self.server.explain(error)) from error
+        except LOST as error:
+            raise BrokerUnavailable(self.server.explain(error)) from error
+
+    def _link(self, slot: Slot, end: float, confirms: bool) -> Link:
+        """The slot's link, connected, with what came while it was idle read."""
+        link: Link | None = slot.link
+        if link is None:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise Late("the deadline has passed")
+            link = slot.link = Link(self.server, timeout=left)
+            if confirms:
+                link.confirm()
+            return link
+        link.returned.clear()
+        link.refused.clear()
+        while link.readable(0):
+            link.read()
+        if link.closed:
+            raise link.closed.pop(1)
+        return link
+
+    def publish_on(self, link: Link, left: list[Message], end: float) -> None:
+        """Send `left` on a link that is being used, emptying it as the server confirms."""
+        self._wait_while_blocked(link, end)
+        while left:
+            chunk = self._send_chunk(link, left, end)
+            again = self._wait_for_confirms(link, chunk, end) if link.confirms else []
+            del left[: len(chunk)]
+            left[:0] = again
+
+    def _send_chunk(self, link: Link, messages: Sequence[Message], end: float) -> dict[int, Message]:
+        """Send as many of `messages` as make a chunk; them by their numbers."""
+        now = time.time()
+        frames: list[bytes] = []
+        sent: dict[int, Message] = {}
+        size, number = 0, link.published
+        for message in messages:
+            exchange, key, mandatory = self._address(link, message, now, end)
+            data = codec.publish_frames(
+                1, exchange, key, properties(message, now), message.body, link.frame_max,
+                mandatory and link.confirms,
+            )  # fmt: skip
+            if frames and size + len(data) > _CHUNK_BYTES:
+                break
+            number += 1
+            sent[number] = message
+            frames.append(data)
+            size += len(data)
+        link.limit(max(0.05, min(end - time.monotonic(), link.timeout)))
+        if link.confirms:
+            link.published = number
+            link.outstanding.update(dict.fromkeys(sent))
+        link.send(b"".join(frames))
+        return sent
+
+    def _address(self, link: Link, message: Message, now: float, end: float) -> tuple[str, str, bool]:
+        """Exchange and routing key of a message, its queue declared; whether a queue must take it."""
+        queue, exchange = message.queue, message.exchange
+        declared = link.declared
+        if ("queue", queue) not in declared and ("exchanges", queue) not in declared:
+            found = self.spec_of(queue)
+            # A queue that goes away with its consumer is the consumer's to make.
+            whole = not (exchange and (found.auto_delete or found.exclusive))
+            declare.ensure_queue(link, found, end, with_queue=whole)
+        if message.due is not None and (seconds := int(message.due - now)) >= 1:
+            return self._delayed_address(link, message, seconds, end)
+        if exchange:
+            kind = next(
+                (b.exchange.type for b in self.spec_of(queue).bindings if b.exchange.name == exchange), ""
+            )
+            return exchange, message.routing_key, kind not in ("fanout", "")
+        return "", queue, True
+
+    def _delayed_address(
+        self, link: Link, message: Message, seconds: int, end: float
+    ) -> tuple[str, str, bool]:
+        found = self.spec_of(message.queue)
+        declare.ensure_delays(link, self.delay_kind, max(end, time.monotonic() + PUBLISH_DEADLINE))
+        declare.ensure_delayed_queue(link, found, end)
+        kinds = {binding.exchange.name: binding.exchange.type for binding in found.bindings}
+        if message.exchange and kinds.get(message.exchange, "direct") != "direct":
+            return *declare.delay_route(seconds, message.routing_key), True
+        return *declare.delay_route(seconds, declare.address(message.queue)), True
+
+    def _wait_for_confirms(self, link: Link, sent: Mapping[int, Message], end: float) -> list[Message]:
+        """Until all of `sent` are confirmed; those to be sent again, as their queue was gone."""
+        while link.outstanding and not link.closed:
+            left = end - time.monotonic()
+            if left <= 0:
+                if link.blocked is not None:
+                    raise Blocked(link.blocked)
+                raise Late(f"{len(link.outstanding)} of {len(sent)} messages were not confirmed")
+            link.pump(left)
+        if 1 in link.closed:
+            raise link.closed.pop(1)
+        if link.refused:
+            queues = sorted({sent[number].queue for number in link.refused if number in sent})
+            link.refused.clear()
+            raise Refused(
+                0, f"queue {', '.join(map(repr, queues))} is full (x-max-length) and takes no more messages"
+            )
+        if link.returned:
+            return self._unroutable(link, sent)
+        return []
+
+    def _unroutable(self, link: Link, sent: Mapping[int, Message]) -> list[Message]:
+        ids = set()
+        for content in link.returned:
+            try:
+                ids.add(codec.decode_properties(content.header)["headers"]["id"])
+            except (KeyError, ValueError, IndexError):
+                continue
+        link.returned.clear()
+        again = [message for message in sent.values() if message.id in ids]
+        for message in again:
+            mark = ("returned", message.queue)
+            if mark in link.declared or ("queue", message.queue) not in link.declared:
+                where = f"exchange {message.exchange!r} with routing key {message.routing_key!r}"
+                raise Refused(312, f"no queue takes {where if message.exchange else repr(message.queue)}")
+        for message in again:  # deleted since it was declared here: once more
+            link.declared.discard(("queue", message.queue))
+            link.declared.discard(("delayed", message.queue))
+            link.declared.add(("returned", message.queue))
+        return again
+
+    def _wait_while_blocked(self, link: Link, end: float) -> None:
+        while link.blocked is not None:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise Blocked(link.blocked)
+            link.pump(left)
+
+    # -- consuming -------------------------------------------------------------------------
+
+    def consumer(self, queues: Sequence[str], name: str, backend: Backend | None) -> AMQPConsumer:
+        """See `Broker.consumer`."""
+        return AMQPConsumer(self, queues, name, backend)
+
+    def replies(self, expires: Any, persistent: bool | None) -> Replies:
+        """Results sent straight to who asked: ``rpc://``."""
+        return Replies(self, expires, persistent)
+
+    def tend(self, queues: Sequence[str], alive: Sequence[str]) -> list[str]:
+        """See `Broker.tend`.  The server itself gives back what a lost consumer held: none is named."""
+        if self._tended is None:
+            end = time.monotonic() + 4 * PUBLISH_DEADLINE
+
+            def bind(link: Link) -> None:
+                # What Celery's senders delay in the broker must find its way to these queues.
+                declare.ensure_delays(link, self.delay_kind, end)
+                for queue in queues:
+                    found = self.spec_of(queue)
+                    declare.ensure_queue(link, found, end)
+                    declare.ensure_delayed_queue(link, found, end)
+
+                ensure_stream(link, "revoked", end)
+
+            self.insist(bind, end)
+            self._tended = True
+        return []
+
+    # -- asking ----------------------------------------------------------------------------
+
+    def ask(self, work: Callable[[Link], T]) -> T:
+        """`work(link)` within the usual deadline."""
+        return self.insist(work, time.monotonic() + PUBLISH_DEADLINE)
+
+    def size(self, queue: str) -> int:
+        """See `Broker.size`."""
+
+        def count(link: Link) -> int:
+            try:
+                answer = link.call(spec.Queue.Declare(queue=queue, passive=True))
+            except Refused as error:
+                if error.code != 404:
+                    raise
+                self._reopen(link)
+                return 0
+            number: int = answer.message_count
+            return number
+
+        return self.ask(count)
+
+    def _reopen(self, link: Link) -> None:
+        """Go on after the server has closed the channel."""
+        link.closed.clear()
+        link.open_channel(1)
+        link.confirm()
+
+    def delayed(self, queue: str) -> int | None:
+        """See `Broker.delayed`: RabbitMQ does not tell for which queue a delayed message is."""
+        return None
+
+    def purge(self, queue: str) -> int:
+        """See `Broker.purge`.  What is delayed can't be told apart by queue, and stays."""
+
+        def drop(link: Link) -> int:
+            try:
+                number: int = link.call(spec.Queue.Purge(queue=queue)).message_count
+            except Refused as error:
+                if error.code != 404:
+                    raise
+                self._reopen(link)
+                return 0
+            return number
+
+        return self.ask(drop)
+
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+        """See `Broker.dead_letters`."""
+
+        def look(link: Link) -> list[DeadLetter]:
+            letters = [_letter(content) for content in self._browse(link, declare.dead_queue(queue))]
+            return letters[::-1][:limit]
+
+        return self.ask(look)
+
+    def _browse(self, link: Link, queue: str) -> Iterator[Content]:
+        """Every message of a queue, oldest first; all go back to their places."""
+        link.open_channel(2)
+        try:
+            while True:
+                link.send_method(2, spec.Basic.Get(queue=queue))
+                answer = link.wait_for(2, (Content, spec.Basic.GetEmpty))
+                if not isinstance(answer, Content):
+                    break
+                yield answer
+        except Refused as error:
+            if error.code != 404:
+                raise
+            link.closed.clear()
+            return
+        link.call(spec.Channel.Close(0, "", 0, 0), channel=2)
+
+    def bury(self, delivery: Delivery, reason: str) -> None:
+        """Keep a rejected message among the dead letters of its queue."""
+        queue = declare.dead_queue_spec(delivery.message.queue)
+        found = dead_letter_properties(delivery, reason)
+        end = time.monotonic() + PUBLISH_DEADLINE
+
+        def send(link: Link) -> None:
+            declare.ensure_queue(link, queue, end)
+            link.published += 1
+            link.outstanding[link.published] = None
+            body = delivery.message.body
+            link.send(codec.publish_frames(1, "", queue.name, found, body, link.frame_max))
+            self._wait_for_confirms(link, {link.published: delivery.message}, end)
+
+        self.insist(send, end)
+
+    def remember(self, topic: str, key: str, ttl: float, value: bytes = b"") -> None:
+        """See `Broker.remember`."""
+        self.notes.write(topic, key, ttl, value)
+
+    def recall(self, topic: str) -> dict[str, bytes]:
+        """See `Broker.recall`."""
+        return self.notes.read(topic)
+
+    def close(self) -> None:
+        """See `Broker.close`."""
+        self.sure.close()
+        self.plain.close()
+
+
+def _letter(content: Content) -> DeadLetter:
+    try:
+        found = codec.decode_properties(content.header)
+    except (ValueError, IndexError):
+        found = {}
+    headers: dict[str, Any] = found.get("headers") or {}
+    at = headers.get("x-rejected-at")
+    return DeadLetter(
+        reason=str(headers.get("x-rejected-reason") or "rejected"),
+        rejected=float(at) if isinstance(at, (int, float)) else 0.0,
+        raw=as_text(found, bytes(content.body)),
+        id=headers.get("x-rejected-id"),
+        task=headers.get("x-rejected-task"),
+    )

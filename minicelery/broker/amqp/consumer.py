@@ -1,0 +1,465 @@
+"""One child's hold on queues in RabbitMQ.
+
+What a consumer may fetch is its *width*, the prefetch count it consumes with.  It is just
+what is wanted, so that no message waits in a child that is busy, and wider once tasks prove
+so fast that the server should send the next batch while one runs.  A prefetch count can't
+be changed while consuming: to change it, and to give anything back, the consumer is
+cancelled and made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pika import spec
+
+from minicelery.broker import Backend
+from minicelery.broker.amqp import codec, declare, notes
+from minicelery.broker.amqp.envelope import DEATHS, decode
+from minicelery.broker.amqp.link import Content, Link
+from minicelery.broker.amqp.server import LOST, Refused
+from minicelery.exceptions import BrokerUnavailable, InvalidTaskError, OperationalError
+from minicelery.message import Delivery, Message, Outcome, Record, Verdict, parse_time
+
+if TYPE_CHECKING:
+    from minicelery.broker.amqp.broker import AMQPBroker
+
+log = logging.getLogger(__name__)
+
+FAST = 4
+"""A consumer that wants so many at once has tasks of a few milliseconds."""
+STEADY = 2
+AHEAD = 4
+"""After `STEADY` full batches in a row of fast tasks so many are fetched at once."""
+LOOK_AGAIN = 5.0
+_EPOCH = 1 << 40  # receipts of one connection; a consumer of 2^40 messages would take years
+
+
+class AMQPConsumer:
+    """See `Consumer`.  What it holds goes back to the queue when the connection is lost."""
+
+    adopts = False
+
+    def __init__(self, broker: AMQPBroker, queues: Sequence[str], name: str, backend: Backend | None) -> None:
+        if not queues:
+            raise ValueError("a consumer needs at least one queue")
+        self.name = name
+        self._broker = broker
+        self._server = broker.server
+        self._queues = list(queues)
+        self._backend = backend
+        self._link: Link | None = None
+        self._epoch = 0
+        self._width = 0  # 0 while not consuming
+        self._full = 0  # batches in a row that were all that was wanted
+        self._tags: dict[str, str] = {}  # consumer tag -> queue
+        self._numbers = itertools.count(1)
+        self._unacked: dict[int, None] = {}  # delivery tags, rising
+        self._counted: set[int] = set()  # those among them that count against the width
+        self._ready: dict[str, deque[Delivery]] = {queue: deque() for queue in queues}
+        self._turn = deque(queues)
+        self._early: list[tuple[float, int, Delivery]] = []  # a heap: due in less than a second
+        self._held: dict[int, Delivery] = {}  # handed out, by receipt
+        self._astray: dict[tuple[str, int], Delivery] = {}  # handed out before the connection was lost
+        self._revoked = notes.Topic("revoked")
+        self._look_again = 0.0  # monotonic: whether anything has been revoked by now
+        self._failure: Refused | None = None
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+
+    @property
+    def renew(self) -> float:
+        """`extend` must be called at least so often, in seconds."""
+        return max(0.1, min(self._server.heartbeat or 60, self._link.heartbeat if self._link else 60) / 6)
+
+    # -- swap ------------------------------------------------------------------------------
+
+    def swap(self, done: Sequence[Outcome], want: int, wait: float) -> list[Delivery]:
+        """See `Consumer.swap`."""
+        try:
+            link = self._connected()
+            if want == 0 and self._full < STEADY:
+                # Acknowledging makes room, and who wants nothing would be sent the next ones.
+                self._cancel(link)
+            if done:
+                self._settle(link, done)
+            if want == 0:
+                return []
+            if time.monotonic() > self._look_again:
+                self._follow_revoked(link, time.monotonic() + self._server.timeout)
+            self._consume(link, want)
+            return self._fetch(link, want, wait)
+        except (Refused, *LOST) as error:
+            self._disconnect()
+            raise self._explained(error) from error
+
+    def _explained(self, error: BaseException) -> Exception:
+        kind = OperationalError if isinstance(error, Refused) else BrokerUnavailable
+        return kind(self._server.explain(error))
+
+    # -- fetching --------------------------------------------------------------------------
+
+    def _fetch(self, link: Link, want: int, wait: float) -> list[Delivery]:
+        end = time.monotonic() + wait
+        if wait <= 0:
+            self._hear_all(link)
+        poll = select.poll()
+        poll.register(link.fileno(), select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        woken = False
+        while True:
+            found = self._take(want)
+            left = end - time.monotonic()
+            if found or woken or left <= 0:
+                self._full = self._full + 1 if len(found) == want >= FAST else 0
+                return found
+            if self._early:
+                # What comes early must not use up the room of what is due.
+                if len(self._counted) >= self._width:
+                    self._renew(link, self._width)
+                left = min(left, max(0.0, self._early[0][0] - time.time()))
+            if link.heartbeat:
+                link.beat()
+                left = min(left, link.heartbeat / 4)
+            ready = {fd for fd, _ in poll.poll(0 if link.buffered else left * 1000)}
+            if link.fileno() in ready or link.buffered:
+                link.read()
+                self._check(link)
+            if self._wake_read in ready:
+                with contextlib.suppress(BlockingIOError):
+                    woken = bool(os.read(self._wake_read, 4096))
+
+    def _hear_all(self, link: Link) -> None:
+        """Read whatever the queues have sent until now: they answer after what they sent before."""
+        link.call_all([spec.Queue.Declare(queue=queue, passive=True) for queue in self._queues])
+        self._check(link)
+
+    def _check(self, link: Link) -> None:
+        for channel in (1, notes.CHANNEL):
+            if channel in link.closed:
+                raise link.closed.pop(channel)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _take(self, want: int) -> list[Delivery]:
+        """Up to `want` of what has arrived and is due; the queues take turns."""
+        early, now = self._early, time.time()
+        while early and early[0][0] <= now:
+            delivery = heapq.heappop(early)[2]
+            self._ready[delivery.message.queue].append(delivery)
+        found: list[Delivery] = []
+        self._turn.rotate(-1)
+        idle = 0
+        while len(found) < want and idle < len(self._turn):
+            lane = self._ready[self._turn[0]]
+            if len(self._turn) > 1:
+                self._turn.rotate(-1)
+            if not lane:
+                idle += 1
+                continue
+            idle = 0
+            delivery = lane.popleft()
+            self._held[delivery.receipt] = delivery
+            delivery.revoked = delivery.message.id in self._revoked
+            found.append(delivery)
+        return found
+
+    def _take_content(self, link: Link, content: Content) -> None:
+        """A message has arrived."""
+        if content.channel == notes.CHANNEL:
+            notes.heard(link, self._revoked, content)
+            return
+        consumer, tag, redelivered, exchange, key = codec.decode_deliver(content.method)
+        queue = self._tags.get(consumer)
+        self._unacked[tag] = None
+        if queue is None:
+            self._give_back(link, [tag])
+            return
+        self._counted.add(tag)
+        delivery = decode(content, redelivered, exchange, key, queue, self._epoch * _EPOCH + tag)
+        if redelivered and self._astray and (known := self._astray.pop(_key(delivery), None)) is not None:
+            # Fetched before the connection was lost: whoever has it goes on with the new receipt.
+            known.receipt = delivery.receipt
+            self._held[known.receipt] = known
+            return
+        due = _due(delivery)
+        if due is not None and due > time.time():
+            heapq.heappush(self._early, (due, next(self._numbers), delivery))
+        else:
+            self._ready[queue].append(delivery)
+
+    # -- consuming -------------------------------------------------------------------------
+
+    def _consume(self, link: Link, want: int) -> None:
+        """See to it that `want` messages may come, and few more."""
+        waiting = sum(map(len, self._ready.values()))
+        width = want * AHEAD if self._full >= STEADY else want
+        room = self._width - len(self._counted) + waiting
+        if room < want or self._width > width * AHEAD:
+            self._renew(link, max(width, 1))
+
+    def _renew(self, link: Link, width: int) -> None:
+        if width < self._width:
+            self._let_go(link)
+        else:
+            self._cancel(link)
+        self._counted.clear()
+        methods: list[Any] = [spec.Basic.Qos(prefetch_count=min(width, 65535))]
+        for queue in self._queues:
+            tag = f"{next(self._numbers)}"
+            self._tags[tag] = queue
+            arguments = dict(self._broker.spec_of(queue).consumer_arguments)
+            methods.append(spec.Basic.Consume(queue=queue, consumer_tag=tag, arguments=arguments))
+        self._width = width
+        link.call_all(methods)
+        self._check(link)
+
+    def _cancel(self, link: Link) -> None:
+        """Stop consuming; what has arrived stays."""
+        if not self._width:
+            return
+        self._width = 0
+        link.call_all([spec.Basic.Cancel(consumer_tag=tag) for tag in self._tags])
+        self._tags.clear()
+        self._counted.clear()
+
+    def _let_go(self, link: Link) -> None:
+        """Stop consuming, and give back what has not been handed out."""
+        self._cancel(link)
+        fetched = [delivery for lane in self._ready.values() for delivery in lane]
+        fetched += [delivery for _, _, delivery in self._early]
+        for lane in self._ready.values():
+            lane.clear()
+        self._early.clear()
+        self._give_back(link, [delivery.receipt % _EPOCH for delivery in fetched])
+
+    def _give_back(self, link: Link, tags: Sequence[int]) -> None:
+        for tag in tags:
+            self._unacked.pop(tag, None)
+        if tags:
+            link.send(b"".join(codec.nack_frame(1, tag, requeue=True) for tag in tags))
+
+    # -- settling --------------------------------------------------------------------------
+
+    def _settle(self, link: Link, done: Sequence[Outcome]) -> None:
+        """Records, then messages, then verdicts, of what is still held."""
+        mine = [
+            outcome for outcome in done if outcome.delivery.let_go or outcome.delivery.receipt in self._held
+        ]
+        if self._backend is not None:
+            records = [outcome.record for outcome in mine if outcome.record is not None]
+            if records:
+                self._backend.store(records)
+        publish: list[Message] = []
+        acked: list[int] = []
+        given_back: list[int] = []
+        refused: list[int] = []
+        for outcome in mine:
+            delivery, verdict = outcome.delivery, outcome.verdict
+            tag = delivery.receipt % _EPOCH
+            publish += outcome.publish
+            if verdict is Verdict.REQUEUE and delivery.deliveries > _deaths(delivery):
+                publish.append(_counted(delivery))
+            elif verdict is Verdict.REQUEUE:
+                given_back.append(tag)
+                continue
+            elif verdict is Verdict.REJECT:
+                if "x-dead-letter-exchange" in self._broker.spec_of(delivery.message.queue).arguments:
+                    refused.append(tag)
+                    continue
+                self._broker.bury(delivery, outcome.reason or "rejected")
+            if not delivery.let_go:
+                acked.append(tag)
+        if publish:
+            self._broker.publish_surely(publish)
+        if given_back:
+            self._let_go(link)
+            self._give_back(link, given_back)
+        frames = [codec.nack_frame(1, tag, requeue=False) for tag in refused]
+        for tag in refused:
+            self._unacked.pop(tag, None)
+        frames += self._ack_frames(acked)
+        if frames:
+            link.send(b"".join(frames))
+        for outcome in mine:
+            self._held.pop(outcome.delivery.receipt, None)
+
+    def _ack_frames(self, tags: Sequence[int]) -> list[bytes]:
+        """As few acknowledgements as will do: one for all the oldest, and one for each of the others."""
+        left = set(tags)
+        last = 0
+        for tag in self._unacked:
+            if tag not in left:
+                break
+            last = tag
+        frames = []
+        if last:
+            frames.append(codec.ack_frame(1, last, multiple=True))
+            left = {tag for tag in left if tag > last}
+        frames += [codec.ack_frame(1, tag) for tag in sorted(left)]
+        for tag in tags:
+            self._unacked.pop(tag, None)
+            self._counted.discard(tag)
+        return frames
+
+    def extend(self, held: Sequence[Delivery], records: Sequence[Record] = ()) -> None:
+        """See `Consumer.extend`: what must not run twice is acknowledged now.
+
+        A task that lasts lets go of all that was fetched ahead.
+        """
+        if records and self._backend is not None:
+            self._backend.store(records)
+        if self._link is None:
+            return
+        link = self._link
+        try:
+            if held:
+                self._let_go(link)
+            tags = []
+            for delivery in held:
+                if delivery.once and self._held.pop(delivery.receipt, None) is not None:
+                    delivery.let_go = True
+                    tags.append(delivery.receipt % _EPOCH)
+            if tags:
+                link.send(b"".join(self._ack_frames(tags)))
+            link.beat()
+            while link.readable(0):
+                link.read()
+            self._check(link)
+        except (Refused, *LOST) as error:
+            self._disconnect()
+            raise self._explained(error) from error
+
+    def adopt(self, name: str, started: Mapping[int, str] | None = None) -> list[Delivery]:
+        """Nothing: the server gives back what a lost connection held."""
+        return []
+
+    def wake(self) -> None:
+        """See `Consumer.wake`."""
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b"w")
+
+    # -- connections -----------------------------------------------------------------------
+
+    def _connected(self) -> Link:
+        if self._link is None:
+            heartbeat = self._server.heartbeat
+            link = Link(self._server, timeout=self._server.connect_timeout, heartbeat=heartbeat)
+            try:
+                self._epoch += 1
+                self._link = link
+                link.on_content = lambda content: self._take_content(link, content)
+                link.on_cancel = self._cancelled
+                end = time.monotonic() + max(self._server.timeout, 5.0)
+                for queue in self._queues:
+                    declare.ensure_queue(link, self._broker.spec_of(queue), end)
+                self._follow_revoked(link, end)
+            except BaseException:
+                self._link = None
+                link.close_socket()
+                raise
+        return self._link
+
+    def _follow_revoked(self, link: Link, end: float) -> None:
+        """Hear of revoked ids; where none was ever revoked, look again later."""
+        self._revoked = notes.Topic("revoked")
+        self._look_again = float("inf")
+        try:
+            notes.follow(link, self._revoked, end)
+        except Refused as error:
+            if error.whole:
+                raise
+            self._look_again = time.monotonic() + LOOK_AGAIN
+            if error.code != 404:
+                log.warning("Revoked tasks may run: %s", self._server.explain(error))
+
+    def _cancelled(self, tag: str) -> None:
+        """The server has ended a consumer: its queue is gone, or has moved."""
+        queue = self._tags.get(tag)
+        if queue is not None:
+            self._failure = Refused(405, f"the queue {queue!r} was deleted or has moved")
+
+    def _disconnect(self) -> None:
+        """Drop the connection.  The server gives back what is held; what comes back here is known."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close_socket()
+        for delivery in self._held.values():
+            self._astray[_key(delivery)] = delivery
+        self._held.clear()
+        for lane in self._ready.values():
+            lane.clear()
+        self._early.clear()
+        self._unacked.clear()
+        self._counted.clear()
+        self._tags.clear()
+        self._width = 0
+        self._failure = None
+
+    def close(self) -> None:
+        """See `Consumer.close`: the server puts what is held back to its place."""
+        link, self._link = self._link, None
+        if link is not None:
+            with contextlib.suppress(Refused, *LOST):
+                self._cancel(link)
+                tags = sorted(self._unacked)
+                self._give_back(link, tags)
+            link.close()
+        self._held.clear()
+        self._astray.clear()
+        for fd in (self._wake_read, self._wake_write):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._wake_read = self._wake_write = -1
+
+
+def _key(delivery: Delivery) -> tuple[str, int]:
+    """What a message and its redelivery have in common, and its retry has not."""
+    return delivery.message.id, _retries(delivery.message)
+
+
+def _retries(message: Message) -> int:
+    retries = message.headers.get("retries")
+    return retries if type(retries) is int else 0
+
+
+def _due(delivery: Delivery) -> float | None:
+    """When a message is due, if that is in less than a second; what is later goes back to the delays."""
+    eta = delivery.message.headers.get("eta")
+    if eta is None or delivery.broken is not None:
+        return None
+    try:
+        due = parse_time(eta, "eta")
+    except InvalidTaskError:  # the executor says so
+        return None
+    # A time without a zone is read by the executor, which knows the app's.
+    aware = eta.endswith("Z") or "+" in eta[10:] or "-" in eta[10:]
+    return due if aware and due - time.time() < 1.0 else None
+
+
+def _deaths(delivery: Delivery) -> int:
+    """The deaths that the message itself tells of."""
+    found = delivery.raw.deaths if delivery.raw is not None else 0
+    return int(found)
+
+
+def _counted(delivery: Delivery) -> Message:
+    """The message as it goes back with one more death."""
+    message = delivery.message
+    headers = {name: value for name, value in message.headers.items() if name != "redelivered"}
+    return replace(
+        message, headers=headers | {DEATHS: delivery.deliveries}, headers_text="", exchange="",
+        routing_key=message.queue, due=None,
+    )  # fmt: skip

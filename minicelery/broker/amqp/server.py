@@ -1,0 +1,197 @@
+"""Where a RabbitMQ is, how to reach it, and what its refusals mean."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pika.exceptions
+
+from minicelery.broker.url import ServerURL
+from minicelery.exceptions import ImproperlyConfigured
+
+
+class Refused(Exception):
+    """The server has closed a channel or a connection, and says why."""
+
+    def __init__(self, code: int, text: str, whole: bool = False) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text
+        self.whole = whole  # the connection, not just a channel
+
+
+class Lost(OSError):
+    """The connection is gone, or can't be made; the same call may succeed on a new one."""
+
+
+class Late(Lost):
+    """No answer in time."""
+
+
+class Blocked(Late):
+    """The server takes no messages at present, and says why."""
+
+
+# Refusals that another attempt may not meet: shutting down, a node that starts, a queue that moves.
+_PASSING = frozenset({320, 405, 506, 541})
+
+LOST = (Lost, OSError, pika.exceptions.AMQPError)
+"""Errors after which the connection is dropped and the same call may succeed on a new one."""
+
+
+def passes(error: BaseException) -> bool:
+    """Whether trying again may help."""
+    if isinstance(error, Refused):
+        return error.code in _PASSING or (error.whole and error.code == 0)
+    return isinstance(error, LOST)
+
+
+class Server:
+    """One or several nodes of one broker: connections are made to the first that answers."""
+
+    def __init__(self, urls: Sequence[ServerURL], options: Mapping[str, Any]) -> None:
+        self.urls = list(urls)
+        self.masked = ";".join(url.masked for url in urls)
+        if options.get("failover_strategy") == "shuffle":
+            random.shuffle(self.urls)
+        self._first = 0  # index of the node that answered last
+        self.connect_timeout = float(
+            options.get("connect_timeout") or options.get("connection_timeout") or 4.0
+        )
+        self.timeout = float(options.get("socket_timeout") or options.get("read_timeout") or 5.0)
+        heartbeat = options.get("heartbeat")
+        self.heartbeat = 120 if heartbeat is None else int(heartbeat)
+        login = str(options.get("login_method") or "PLAIN").upper()
+        if login not in ("PLAIN", "AMQPLAIN", "EXTERNAL"):
+            raise ImproperlyConfigured(
+                f"broker_login_method={login!r}: minicelery can log in by 'PLAIN', 'AMQPLAIN' or 'EXTERNAL'"
+            )
+        self.login = login
+        self.use_ssl = options.get("use_ssl")
+        self.client_properties = options.get("client_properties") or {}
+
+    def nodes(self) -> Iterator[ServerURL]:
+        """Every node once, beginning with the one that answered last."""
+        for turn in range(len(self.urls)):
+            yield self.urls[(self._first + turn) % len(self.urls)]
+
+    def answered(self, url: ServerURL) -> None:
+        """Begin with this node from now on."""
+        self._first = self.urls.index(url)
+
+    def open_socket(self, url: ServerURL, timeout: float) -> socket.socket:
+        """A connected socket, TLS included.  Raises OSError."""
+        secure = (
+            url.scheme in ("amqps",)
+            or bool(self.use_ssl)
+            or url.query.get("ssl", "").lower() in ("1", "true")
+        )
+        port = url.port or (5671 if secure else 5672)
+        sock = socket.create_connection((url.host or "localhost", port), timeout)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if secure:
+                sock = self._context(url).wrap_socket(sock, server_hostname=url.host or "localhost")
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _context(self, url: ServerURL) -> ssl.SSLContext:
+        asked: dict[str, Any] = {key: value for key, value in url.query.items() if key.startswith("ssl_")}
+        if isinstance(self.use_ssl, Mapping):
+            asked |= self.use_ssl
+        # Celery's names for this transport, with or without the prefix that Redis wants.
+        asked = {key.removeprefix("ssl_"): value for key, value in asked.items()}
+        level = asked.get("cert_reqs", ssl.CERT_REQUIRED)
+        if isinstance(level, str):
+            named = level.upper() if level.upper().startswith("CERT_") else f"CERT_{level.upper()}"
+            level = getattr(ssl, named, None)
+            if level is None:
+                raise ImproperlyConfigured(
+                    f"broker_use_ssl: cert_reqs={asked['cert_reqs']!r}: expected required, optional or none"
+                )
+        context = ssl.create_default_context(cafile=asked.get("ca_certs"))
+        context.check_hostname = level == ssl.CERT_REQUIRED and bool(asked.get("check_hostname", True))
+        context.verify_mode = level
+        if asked.get("certfile"):
+            context.load_cert_chain(asked["certfile"], asked.get("keyfile"), asked.get("password"))
+        if asked.get("ciphers"):
+            context.set_ciphers(asked["ciphers"])
+        return context
+
+    @staticmethod
+    def virtual_host(url: ServerURL) -> str:
+        """``amqp://host`` and ``amqp://host//`` are the default one, as in Celery."""
+        return url.path[1:] or "/"
+
+    # -- words -----------------------------------------------------------------------------
+
+    def explain(self, error: BaseException) -> str:
+        """`error` in words: which server, what happened, what to do."""
+        where = f"cannot reach RabbitMQ at {self.masked}"
+        if isinstance(error, Refused):
+            return self._explain_refusal(error, where)
+        text = str(error) or type(error).__name__
+        if isinstance(error, Blocked):
+            return (
+                f"RabbitMQ at {self.masked} takes no messages at present: {text}; free memory or disk space "
+                "there, or raise its limits"
+            )
+        if isinstance(error, ssl.SSLError):
+            return (
+                f"{where}: TLS failed ({text}); check that the port speaks TLS, and ca_certs, certfile and "
+                "cert_reqs of broker_use_ssl"
+            )
+        if isinstance(error, socket.gaierror):
+            return f"{where}: no such host ({text}); check broker_url"
+        if isinstance(error, (Late, TimeoutError)) or "temporarily unavailable" in text:
+            return f"{where}: no answer in time ({text}); check the server's load, the network and the port"
+        if isinstance(error, ConnectionRefusedError):
+            return (
+                f"{where}: connection refused; is rabbitmq-server running there? Set broker_url; "
+                'without a server, broker="sqlite:///queue.db" works'
+            )
+        return f"{where}: {text}"
+
+    def _explain_refusal(self, error: Refused, where: str) -> str:
+        text = error.text
+        if error.code == 403 and error.whole:
+            return f"{where}: it refuses the user name or password; check the URL's user:password ({text})"
+        if error.code == 530 and error.whole:
+            vhost = " or ".join(sorted({repr(self.virtual_host(url)) for url in self.urls}))
+            return (
+                f"{where}: the virtual host {vhost} does not exist, or the user may not use it ({text}); "
+                "check the URL's path, or make it with 'rabbitmqctl add_vhost'"
+            )
+        if error.code == 406 and "inequivalent arg" in text:
+            return (
+                f"RabbitMQ at {self.masked} has this queue or exchange with other arguments: {text}; make the "
+                "settings match (task_queues, task_default_queue_type, task_queue_max_priority), or delete it there"
+            )
+        if error.code == 406 and "delivery acknowledgement" in text:
+            return (
+                f"RabbitMQ at {self.masked} has taken back a message that was held too long: {text}; raise its "
+                "consumer_timeout above the longest task, or use acks_late=False for it"
+            )
+        if "message size" in text:
+            return (
+                f"RabbitMQ at {self.masked} refused a message: {text}; send a reference to the data instead"
+            )
+        if error.code == 403:
+            return f"RabbitMQ at {self.masked} does not allow it: {text}; grant the user permissions"
+        return f"RabbitMQ at {self.masked} refused: {text} ({error.code})"
+
+
+def host_name() -> str:
+    """This process as RabbitMQ's tools list it."""
+    with contextlib.suppress(OSError):
+        return f"minicelery {os.getpid()}@{socket.gethostname()}"
+    return f"minicelery {os.getpid()}"
