@@ -354,7 +354,9 @@ class Celery:
                         "failover_strategy": conf.broker_failover_strategy,
                         "delay_queue_type": conf.broker_native_delayed_delivery_queue_type,
                         "delays": conf.broker_delays,
-                        "spec_of": self._spec_of,
+                        "spec_of": lambda name: self._sender.router.spec(name),
+                        "bound_to": lambda name: self._sender.router.bound_to(name),
+                        "exchange_of": lambda name: self._sender.router.exchange(name),
                         **conf.broker_transport_options,
                     }
                     self._broker = open_broker(url, options=options)
@@ -378,9 +380,6 @@ class Celery:
         if url.partition(":")[0] == "rpc":
             return open_replies(self.broker, expires=conf.result_expires, persistent=conf.result_persistent)
         return open_backend(url, options=_backend_options(conf))
-
-    def _spec_of(self, queue: str) -> Any:
-        return self._sender.router.spec(queue)
 
     def _placed(self, url: str) -> str:
         """A relative SQLite path is one of the app's directory: worker and client share a file."""

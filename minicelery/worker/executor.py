@@ -166,6 +166,7 @@ class Executor:
                 if due - time.time() > DELAY_WORTH_MOVING:
                     # Sent where no minicelery worker was known: to the broker's delay with it.
                     message.due = due
+                    message.exchange, message.routing_key = "", message.queue
                     headers["eta"] = iso(due)  # the broker knows no zone to read a naive time in
                     return Outcome(delivery, publish=(message,))
         except (ContentDisallowed, DecodeError, InvalidTaskError) as error:
@@ -419,6 +420,7 @@ class Executor:
                 "Task %s[%s] rejected, back to %s: %s", message.task, message.id, message.queue, error.reason
             )
             message.due = None
+            message.exchange, message.routing_key = "", message.queue
             message.headers["redelivered"] = True
             # To the end of the line, as Celery does.
             return Outcome(call.delivery, publish=(*call.request.outbox, message))
@@ -465,6 +467,7 @@ class Executor:
             if delivery.deliveries < self.delivery_cap * 10:
                 message.headers["x-delivery-count"] = delivery.deliveries
                 message.due = time.time() + 5.0
+                message.exchange, message.routing_key = "", message.queue
                 return Outcome(delivery, publish=(message,))
         verdict = Verdict.ACK if self.unregistered == "discard" else Verdict.REJECT
         return Outcome(delivery, verdict, self.recorder.failure_of(message, error), reason=text)

@@ -38,7 +38,7 @@ class Links:
             raise EncodeError(
                 "chords are not part of this version: the body of this part's chord can't be called"
             )
-        return publish
+        return self.app._sender.expand(publish)
 
     def after_failure(self, call: Call, error: BaseException, einfo: ExceptionInfo) -> list[Message]:
         """The errbacks to send, with the failed task's id.
@@ -62,7 +62,7 @@ class Links:
                     request_var.reset(token)
             except Exception:  # a user's function, or a foreign signature
                 log.exception("An errback of task %s[%s] failed", message.task, message.id)
-        return publish
+        return self.app._sender.expand(publish)
 
     def _message(self, call: Call, link: Any, args: tuple[Any, ...], **options: Any) -> Message:
         try:

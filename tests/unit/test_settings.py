@@ -343,8 +343,6 @@ def test_a_good_value_is_kept_in_its_plain_form(conf: Settings, name: str, given
         ("task_serializer", "jsno", "expected 'json' or 'msgpack', got 'jsno'"),
         ("task_serializer", ["json"], "expected 'json' or 'msgpack'"),
         ("task_protocol", 1, "expected 2, got 1; which is not served yet"),
-        ("task_create_missing_queues", False, "expected True, got False; which is not served yet"),
-        ("task_default_exchange_type", "topic", "not served yet"),
         ("worker_pool", "gevent", "not served yet"),
         ("worker_pool_start_method", "spawn", "not served yet"),
         ("task_compression", "zpaq", "expected 'zlib' or 'gzip'"),
@@ -404,8 +402,6 @@ def test_errors_never_show_a_secret(conf: Settings, name: str, value: Any) -> No
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("task_queues", {"a": {}}),
-        ("task_routes", {"t": "q"}),
         ("task_annotations", {"*": {}}),
         ("worker_send_task_events", True),
         ("worker_enable_remote_control", False),
@@ -415,7 +411,6 @@ def test_errors_never_show_a_secret(conf: Settings, name: str, value: Any) -> No
         ("control_queue_ttl", 1.0),
         ("database_short_lived_sessions", True),
         ("result_compression", "gzip"),
-        ("broker_login_method", "PLAIN"),
     ],
 )
 def test_a_known_setting_without_effect_is_said_so_once(conf: Settings, name: str, value: Any) -> None:

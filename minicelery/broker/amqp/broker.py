@@ -18,7 +18,7 @@ from minicelery.broker.amqp.notes import Notes, ensure_stream
 from minicelery.broker.amqp.replies import Replies
 from minicelery.broker.amqp.server import LOST, Blocked, Late, Refused, Server, passes
 from minicelery.broker.pool import Pool, Slot
-from minicelery.broker.topology import QueueSpec, plain_queue
+from minicelery.broker.topology import ExchangeSpec, QueueSpec, plain_queue
 from minicelery.broker.url import ServerURL
 from minicelery.exceptions import BrokerUnavailable, OperationalError
 from minicelery.message import DeadLetter, Delivery, Message
@@ -26,7 +26,7 @@ from minicelery.message import DeadLetter, Delivery, Message
 T = TypeVar("T")
 
 PUBLISH_DEADLINE = 5.0
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
 
 
 class AMQPBroker:
@@ -43,6 +43,10 @@ class AMQPBroker:
         self.server = Server(urls, options)
         self.url = self.server.masked
         self.spec_of: Callable[[str], QueueSpec] = options.get("spec_of") or plain_queue
+        self._bound_to: Callable[[str], Sequence[QueueSpec]] = options.get("bound_to") or (lambda name: ())
+        self._exchange: Callable[[str], ExchangeSpec | None] = options.get("exchange_of") or (
+            lambda name: None
+        )
         self.delay_kind: str = options.get("delay_queue_type") or "quorum"
         limit = int(options.get("pool_limit") or 10)
         # What a worker sends for a task is confirmed, whatever callers have chosen for their own.
@@ -135,64 +139,82 @@ class AMQPBroker:
     def publish_on(self, link: Link, left: list[Message], end: float) -> None:
         """Send `left` on a link that is being used, emptying it as the server confirms."""
         self._wait_while_blocked(link, end)
+        if end - time.monotonic() < link.timeout - 0.5:
+            link.limit(max(0.05, end - time.monotonic()))
         while left:
-            chunk = self._send_chunk(link, left, end)
-            again = self._wait_for_confirms(link, chunk, end) if link.confirms else []
-            del left[: len(chunk)]
-            left[:0] = again
+            sent = self._send_all(link, left, end)
+            left[:] = self._wait_for_confirms(link, sent, end) if link.confirms else []
+        if link.limited < link.timeout:
+            link.limit(link.timeout)
 
-    def _send_chunk(self, link: Link, messages: Sequence[Message], end: float) -> dict[int, Message]:
-        """Send as many of `messages` as make a chunk; them by their numbers."""
+    def _send_all(self, link: Link, messages: Sequence[Message], end: float) -> dict[int, Message]:
+        """Send the messages, the server being at work on the first while the last are packed."""
         now = time.time()
         frames: list[bytes] = []
         sent: dict[int, Message] = {}
-        size, number = 0, link.published
-        for message in messages:
+        size = 0
+        for number, message in enumerate(messages, link.published + 1):
             exchange, key, mandatory = self._address(link, message, now, end)
             data = codec.publish_frames(
                 1, exchange, key, properties(message, now), message.body, link.frame_max,
                 mandatory and link.confirms,
             )  # fmt: skip
-            if frames and size + len(data) > _CHUNK_BYTES:
-                break
-            number += 1
             sent[number] = message
             frames.append(data)
             size += len(data)
-        link.limit(max(0.05, min(end - time.monotonic(), link.timeout)))
-        if link.confirms:
-            link.published = number
-            link.outstanding.update(dict.fromkeys(sent))
-        link.send(b"".join(frames))
+            if size > _CHUNK_BYTES:
+                self._send(link, sent, frames)
+                frames, size = [], 0
+        self._send(link, sent, frames)
         return sent
+
+    def _send(self, link: Link, sent: dict[int, Message], frames: Sequence[bytes]) -> None:
+        if not frames:
+            return
+        if link.confirms:
+            first, link.published = link.published + 1, link.published + len(frames)
+            link.outstanding.update(dict.fromkeys(range(first, link.published + 1)))
+        link.send(b"".join(frames))
+        if len(sent) > 1:
+            link.pump(0.0)
+            if 1 in link.closed:
+                raise link.closed.pop(1)
 
     def _address(self, link: Link, message: Message, now: float, end: float) -> tuple[str, str, bool]:
         """Exchange and routing key of a message, its queue declared; whether a queue must take it."""
         queue, exchange = message.queue, message.exchange
-        declared = link.declared
-        if ("queue", queue) not in declared and ("exchanges", queue) not in declared:
-            found = self.spec_of(queue)
-            # A queue that goes away with its consumer is the consumer's to make.
-            whole = not (exchange and (found.auto_delete or found.exclusive))
-            declare.ensure_queue(link, found, end, with_queue=whole)
+        if exchange:
+            self._ensure_exchange(link, exchange, end)
+        elif ("queue", queue) not in link.declared:
+            declare.ensure_queue(link, self.spec_of(queue), end)
         if message.due is not None and (seconds := int(message.due - now)) >= 1:
             return self._delayed_address(link, message, seconds, end)
         if exchange:
-            kind = next(
-                (b.exchange.type for b in self.spec_of(queue).bindings if b.exchange.name == exchange), ""
-            )
-            return exchange, message.routing_key, kind not in ("fanout", "")
+            known = self._exchange(exchange)
+            return exchange, message.routing_key, known is not None and known.type in ("direct", "topic")
         return "", queue, True
+
+    def _ensure_exchange(self, link: Link, name: str, end: float) -> None:
+        """Declare an exchange and the queues it is known to feed: what none takes would be lost."""
+        if ("exchange", name) in link.declared:
+            return
+        if (found := self._exchange(name)) is not None:
+            link.call_all(declare.exchange_methods(found), end=end)
+        for queue in self._bound_to(name):
+            declare.ensure_queue(link, queue, end)
+        link.declared.add(("exchange", name))
 
     def _delayed_address(
         self, link: Link, message: Message, seconds: int, end: float
     ) -> tuple[str, str, bool]:
-        found = self.spec_of(message.queue)
         declare.ensure_delays(link, self.delay_kind, max(end, time.monotonic() + PUBLISH_DEADLINE))
-        declare.ensure_delayed_queue(link, found, end)
-        kinds = {binding.exchange.name: binding.exchange.type for binding in found.bindings}
-        if message.exchange and kinds.get(message.exchange, "direct") != "direct":
+        known = self._exchange(message.exchange) if message.exchange else None
+        if known is not None and known.type != "direct":
+            for queue in self._bound_to(message.exchange):
+                declare.ensure_delayed_queue(link, queue, end)
             return *declare.delay_route(seconds, message.routing_key), True
+        declare.ensure_queue(link, self.spec_of(message.queue), end)
+        declare.ensure_delayed_queue(link, self.spec_of(message.queue), end)
         return *declare.delay_route(seconds, declare.address(message.queue)), True
 
     def _wait_for_confirms(self, link: Link, sent: Mapping[int, Message], end: float) -> list[Message]:

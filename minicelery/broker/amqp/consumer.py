@@ -64,6 +64,9 @@ class AMQPConsumer:
         self._full = 0  # batches in a row that were all that was wanted
         self._tags: dict[str, str] = {}  # consumer tag -> queue
         self._numbers = itertools.count(1)
+        # Queues that go away with their last consumer: there is always one.
+        specs = {queue: broker.spec_of(queue) for queue in queues}
+        self._fleeting = {queue for queue, found in specs.items() if found.auto_delete}
         self._unacked: dict[int, None] = {}  # delivery tags, rising
         self._counted: set[int] = set()  # those among them that count against the width
         self._ready: dict[str, deque[Delivery]] = {queue: deque() for queue in queues}
@@ -217,13 +220,17 @@ class AMQPConsumer:
             self._cancel(link)
         self._counted.clear()
         methods: list[Any] = [spec.Basic.Qos(prefetch_count=min(width, 65535))]
+        kept = list(self._tags)  # of queues that would go with their last consumer
         for queue in self._queues:
             tag = f"{next(self._numbers)}"
             self._tags[tag] = queue
             arguments = dict(self._broker.spec_of(queue).consumer_arguments)
             methods.append(spec.Basic.Consume(queue=queue, consumer_tag=tag, arguments=arguments))
+        methods += [spec.Basic.Cancel(consumer_tag=tag) for tag in kept]
         self._width = width
         link.call_all(methods)
+        for tag in kept:
+            del self._tags[tag]
         self._check(link)
 
     def _cancel(self, link: Link) -> None:
@@ -231,8 +238,10 @@ class AMQPConsumer:
         if not self._width:
             return
         self._width = 0
-        link.call_all([spec.Basic.Cancel(consumer_tag=tag) for tag in self._tags])
-        self._tags.clear()
+        tags = [tag for tag, queue in self._tags.items() if queue not in self._fleeting]
+        link.call_all([spec.Basic.Cancel(consumer_tag=tag) for tag in tags])
+        for tag in tags:
+            del self._tags[tag]
         self._counted.clear()
 
     def _let_go(self, link: Link) -> None:

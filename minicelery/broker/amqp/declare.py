@@ -29,14 +29,12 @@ DEAD_LETTERS = 10_000
 """How many dead letters of a queue are kept."""
 
 
-def queue_methods(queue: QueueSpec, with_queue: bool = True) -> list[Any]:
+def queue_methods(queue: QueueSpec) -> list[Any]:
     """The methods that declare a queue, its exchanges and its bindings."""
     methods: list[Any] = []
     for exchange in dict.fromkeys(binding.exchange.name for binding in queue.bindings):
         found = next(binding.exchange for binding in queue.bindings if binding.exchange.name == exchange)
         methods += exchange_methods(found)
-    if not with_queue:
-        return methods
     if queue.declare:
         methods.append(
             spec.Queue.Declare(
@@ -75,11 +73,11 @@ def exchange_methods(exchange: ExchangeSpec) -> list[Any]:
     ]
 
 
-def ensure_queue(link: Link, queue: QueueSpec, end: float, *, with_queue: bool = True) -> None:
+def ensure_queue(link: Link, queue: QueueSpec, end: float) -> None:
     """Declare a queue on this connection, once."""
-    done = ("queue" if with_queue else "exchanges", queue.name)
+    done = ("queue", queue.name)
     if done not in link.declared:
-        link.call_all(queue_methods(queue, with_queue), end=end)
+        link.call_all(queue_methods(queue), end=end)
         link.declared.add(done)
 
 

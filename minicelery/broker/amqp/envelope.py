@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from minicelery.broker.amqp import codec
-from minicelery.broker.amqp.link import Content
+from minicelery.broker.amqp.link import FRAME_MAX, Content
 from minicelery.message import Delivery, Message, iso, protocol_1_headers
 
 DEATHS = "x-minicelery-deaths"
@@ -18,6 +18,7 @@ EXPIRY_GRACE = 86400.0
 """Seconds that an expired message stays, so that a worker finds it and says REVOKED."""
 
 _PERSISTENT = 2
+_MOST_HEADERS = FRAME_MAX - 60_000  # bytes of a message's own among those of its dead letter
 _KNOWN = ("message_id", "timestamp", "type", "app_id")
 
 
@@ -42,7 +43,7 @@ def properties(message: Message, now: float) -> dict[str, Any]:
     for name in _KNOWN:
         if name in given:
             found[name] = given[name]
-    if len(str(found["correlation_id"])) > 255:
+    if len(str(found["correlation_id"]).encode()) > 255:
         del found["correlation_id"]
     return found
 
@@ -101,14 +102,22 @@ def dead_letter_properties(delivery: Delivery, reason: str) -> dict[str, Any]:
     found.pop("expiration", None)
     found.pop("user_id", None)
     found["delivery_mode"] = _PERSISTENT
-    found["headers"] = {
-        **(found.get("headers") or {}),
+    added = {
         "x-rejected-reason": reason[:2000],
         "x-rejected-at": time.time(),
-        "x-rejected-id": message.id or None,
-        "x-rejected-task": message.task or None,
+        "x-rejected-id": message.id[:10_000] or None,
+        "x-rejected-task": message.task[:1000] or None,
     }
+    found["headers"] = _fitting(found.get("headers") or {}) | added
     return found
+
+
+def _fitting(headers: dict[str, Any]) -> dict[str, Any]:
+    """`headers`, the largest left out where all would leave no room in a frame for what is added."""
+    sizes = {name: len(codec.encode_table({name: value})) for name, value in headers.items()}
+    while sum(sizes.values()) > _MOST_HEADERS:
+        del sizes[max(sizes, key=sizes.__getitem__)]
+    return {name: headers[name] for name in sizes}
 
 
 def as_text(properties: dict[str, Any], body: bytes) -> bytes:

@@ -17,13 +17,15 @@ from collections.abc import Callable
 from typing import Any
 
 from pika import credentials, frame, spec
+from pika.exceptions import AMQPError
 
 from minicelery.broker.amqp import codec
-from minicelery.broker.amqp.server import Late, Lost, Refused, Server, host_name
+from minicelery.broker.amqp.server import Blocked, Late, Lost, Refused, Server, host_name
 from minicelery.broker.url import ServerURL
 
 FRAME_MAX = 131072
 _READ = 1 << 18
+_TLS_ALERT = b"\x15\x03"
 _method_number = struct.Struct(">I").unpack_from
 
 
@@ -56,6 +58,7 @@ class Link:
         self.frame_max = FRAME_MAX
         self.blocked: str | None = None
         self.confirms = False
+        self.limited = server.timeout
         self.published = 0  # messages on channel 1 since confirms are on
         self.outstanding: dict[int, None] = {}  # numbers of those not confirmed yet, rising
         self.refused: list[int] = []  # numbers of those the server would not take
@@ -70,6 +73,7 @@ class Link:
         self._sock: Any = None
         self._tls = False
         self._sent_at = self._heard_at = 0.0
+        self._late = False  # the server has not answered in time: neither will it to a goodbye
         self._connect(timeout)
 
     # -- connecting ------------------------------------------------------------------------
@@ -77,14 +81,17 @@ class Link:
     def _connect(self, timeout: float) -> None:
         end = time.monotonic() + timeout
         error: BaseException = Lost("no server is named")
-        for url in self.server.nodes():
+        nodes = list(self.server.nodes())
+        for number, url in enumerate(nodes):
             try:
-                left = min(self.server.connect_timeout, end - time.monotonic())
+                # A silent node leaves the others their share of the time.
+                left = min(self.server.connect_timeout, (end - time.monotonic()) / (len(nodes) - number))
                 if left <= 0:
                     break
+                until = time.monotonic() + left
                 self._sock = self.server.open_socket(url, left)
                 self._tls = hasattr(self._sock, "pending")
-                self._shake_hands(url, min(end, time.monotonic() + self.server.connect_timeout))
+                self._shake_hands(url, until)
                 self.server.answered(url)
                 return
             except (OSError, Refused) as failed:
@@ -142,12 +149,13 @@ class Link:
 
     def limit(self, timeout: float) -> None:
         """Each send takes at most `timeout` seconds from now on."""
+        self.limited = timeout
         if self._tls:
             self._sock.settimeout(timeout)
             return
         # The kernel keeps the time: Python's own timeout polls before each send.
         self._sock.settimeout(None)
-        limit = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6) + 1)
+        limit = struct.pack("@ll", int(timeout), min(int(timeout % 1 * 1e6) + 1, 999_999))
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
@@ -162,7 +170,13 @@ class Link:
             raise Lost("the connection is closed")
         try:
             self._sock.sendall(data)
-        except BlockingIOError as error:
+        except (BlockingIOError, TimeoutError) as error:
+            self._late = True
+            # Before it stops reading it says why.
+            while self.blocked is None and self.readable(0):
+                self.read()
+            if self.blocked is not None:
+                raise Blocked(self.blocked) from error
             raise Late("the server does not read what it is sent") from error
         self._sent_at = time.monotonic()
 
@@ -170,7 +184,7 @@ class Link:
 
     def send_method(self, channel: int, method: Any) -> None:
         """Send a method; its answer, if it has one, is due to `wait_for`."""
-        self._send(frame.Method(channel, method).marshal())
+        self._send(_marshal(channel, method))
 
     def call(self, method: Any, channel: int = 1, end: float | None = None) -> Any:
         """Send a method and wait for its answer."""
@@ -181,7 +195,7 @@ class Link:
 
     def call_all(self, methods: list[Any], channel: int = 1, end: float | None = None) -> list[Any]:
         """Send several methods at once and wait for all their answers: one trip."""
-        self._send(b"".join(frame.Method(channel, method).marshal() for method in methods))
+        self._send(b"".join(_marshal(channel, method) for method in methods))
         answers = []
         for method in methods:
             owner = getattr(spec, type(method).__qualname__.partition(".")[0])
@@ -208,6 +222,7 @@ class Link:
                 raise self.closed.pop(channel)
             left = end - time.monotonic()
             if left <= 0:
+                self._late = True
                 raise Late(f"no {getattr(kind, '__qualname__', 'answer')} came")
             self.pump(left)
 
@@ -276,6 +291,8 @@ class Link:
             elif kind != codec.HEARTBEAT:
                 self._take_content(channel, kind, payload)
         self._buffer = data[at:]
+        if self._buffer[:2] == _TLS_ALERT:
+            raise Refused(0, "it speaks TLS on this port: use amqps:// or broker_use_ssl", whole=True)
         if self._buffer[:4] == b"AMQP" or (len(self._buffer) > 7 and self._buffer[0] not in (1, 2, 3, 8)):
             raise Refused(0, "it does not speak AMQP 0-9-1 on this port", whole=True)
 
@@ -287,8 +304,11 @@ class Link:
             tag, multiple = int.from_bytes(payload[4:12], "big"), payload[12] & 1
             self._confirmed(tag, bool(multiple), number == codec.NACK)
         else:
-            method = spec.methods[number]()
-            method.decode(payload, 4)
+            try:
+                method = spec.methods[number]()
+                method.decode(payload, 4)
+            except (KeyError, ValueError, IndexError, struct.error, AMQPError) as error:
+                raise Lost(f"the server sends a method that can't be read ({number:#x})") from error
             self._take_answer(channel, method)
 
     def _confirmed(self, tag: int, multiple: bool, refused: bool) -> None:
@@ -359,10 +379,18 @@ class Link:
                 sock.close()
 
     def close(self) -> None:
-        """Say goodbye and close; never raises."""
-        if self._sock is not None:
+        """Say goodbye, to a server that may hear it, and close; never raises."""
+        if self._sock is not None and not (self._late or self.outstanding or self.blocked):
             with contextlib.suppress(Exception):
                 end = time.monotonic() + 1.0
                 self.send_method(0, spec.Connection.Close(200, "", 0, 0))
                 self.wait_for(0, spec.Connection.CloseOk, end)
         self.close_socket()
+
+
+def _marshal(channel: int, method: Any) -> bytes:
+    try:
+        data: bytes = frame.Method(channel, method).marshal()
+    except AMQPError as error:  # a name of more than 255 bytes, an argument of an odd type
+        raise Refused(0, f"AMQP can't carry {method!r:.200}: {error!r:.200}") from error
+    return data

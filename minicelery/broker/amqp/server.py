@@ -10,8 +10,6 @@ import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import pika.exceptions
-
 from minicelery.broker.url import ServerURL
 from minicelery.exceptions import ImproperlyConfigured
 
@@ -41,7 +39,7 @@ class Blocked(Late):
 # Refusals that another attempt may not meet: shutting down, a node that starts, a queue that moves.
 _PASSING = frozenset({320, 405, 506, 541})
 
-LOST = (Lost, OSError, pika.exceptions.AMQPError)
+LOST = (Lost, OSError)
 """Errors after which the connection is dropped and the same call may succeed on a new one."""
 
 
@@ -75,6 +73,8 @@ class Server:
         self.login = login
         self.use_ssl = options.get("use_ssl")
         self.client_properties = options.get("client_properties") or {}
+        for url in filter(self._is_secure, self.urls):
+            _check_tls(self._tls_options(url))
 
     def nodes(self) -> Iterator[ServerURL]:
         """Every node once, beginning with the one that answered last."""
@@ -87,45 +87,31 @@ class Server:
 
     def open_socket(self, url: ServerURL, timeout: float) -> socket.socket:
         """A connected socket, TLS included.  Raises OSError."""
-        secure = (
-            url.scheme in ("amqps",)
-            or bool(self.use_ssl)
-            or url.query.get("ssl", "").lower() in ("1", "true")
-        )
+        secure = self._is_secure(url)
         port = url.port or (5671 if secure else 5672)
         sock = socket.create_connection((url.host or "localhost", port), timeout)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if secure:
-                sock = self._context(url).wrap_socket(sock, server_hostname=url.host or "localhost")
+                asked = self._tls_options(url)
+                name = asked.get("server_hostname") or url.host or "localhost"
+                sock = _tls_context(asked).wrap_socket(sock, server_hostname=name)
         except BaseException:
             sock.close()
             raise
         return sock
 
-    def _context(self, url: ServerURL) -> ssl.SSLContext:
+    def _is_secure(self, url: ServerURL) -> bool:
+        asked = url.query.get("ssl", "").lower()
+        return url.scheme == "amqps" or bool(self.use_ssl) or asked in ("1", "true")
+
+    def _tls_options(self, url: ServerURL) -> dict[str, Any]:
         asked: dict[str, Any] = {key: value for key, value in url.query.items() if key.startswith("ssl_")}
         if isinstance(self.use_ssl, Mapping):
             asked |= self.use_ssl
         # Celery's names for this transport, with or without the prefix that Redis wants.
-        asked = {key.removeprefix("ssl_"): value for key, value in asked.items()}
-        level = asked.get("cert_reqs", ssl.CERT_REQUIRED)
-        if isinstance(level, str):
-            named = level.upper() if level.upper().startswith("CERT_") else f"CERT_{level.upper()}"
-            level = getattr(ssl, named, None)
-            if level is None:
-                raise ImproperlyConfigured(
-                    f"broker_use_ssl: cert_reqs={asked['cert_reqs']!r}: expected required, optional or none"
-                )
-        context = ssl.create_default_context(cafile=asked.get("ca_certs"))
-        context.check_hostname = level == ssl.CERT_REQUIRED and bool(asked.get("check_hostname", True))
-        context.verify_mode = level
-        if asked.get("certfile"):
-            context.load_cert_chain(asked["certfile"], asked.get("keyfile"), asked.get("password"))
-        if asked.get("ciphers"):
-            context.set_ciphers(asked["ciphers"])
-        return context
+        return {key.removeprefix("ssl_"): value for key, value in asked.items()}
 
     @staticmethod
     def virtual_host(url: ServerURL) -> str:
@@ -163,6 +149,8 @@ class Server:
 
     def _explain_refusal(self, error: Refused, where: str) -> str:
         text = error.text
+        if error.code == 0 and error.whole:
+            return f"{where}: {text}; check host and port of broker_url"
         if error.code == 403 and error.whole:
             return f"{where}: it refuses the user name or password; check the URL's user:password ({text})"
         if error.code == 530 and error.whole:
@@ -187,7 +175,13 @@ class Server:
             )
         if error.code == 403:
             return f"RabbitMQ at {self.masked} does not allow it: {text}; grant the user permissions"
-        return f"RabbitMQ at {self.masked} refused: {text} ({error.code})"
+        if error.code in (312, 404):
+            return (
+                f"RabbitMQ at {self.masked} has no place for it: {text}; check exchange and routing_key, and "
+                "that task_queues declares and binds what should take it"
+            )
+        code = f" ({error.code})" if error.code else ""
+        return f"RabbitMQ at {self.masked} refused: {text}{code}"
 
 
 def host_name() -> str:
@@ -195,3 +189,37 @@ def host_name() -> str:
     with contextlib.suppress(OSError):
         return f"minicelery {os.getpid()}@{socket.gethostname()}"
     return f"minicelery {os.getpid()}"
+
+
+def _tls_context(asked: Mapping[str, Any]) -> ssl.SSLContext:
+    """Made for each connection: certificates are renewed while a worker runs.  Raises OSError."""
+    level = asked.get("cert_reqs")
+    if isinstance(level, str):
+        level = getattr(ssl, f"CERT_{level.upper().removeprefix('CERT_')}", None)
+        if level is None:
+            raise ImproperlyConfigured(
+                f"broker_use_ssl: cert_reqs={asked['cert_reqs']!r}: expected required, optional or none"
+            )
+    context = ssl.create_default_context(cafile=asked.get("ca_certs"))
+    if level is not None:
+        context.check_hostname = level == ssl.CERT_REQUIRED
+        context.verify_mode = level
+    if not asked.get("check_hostname", True):
+        context.check_hostname = False
+    if asked.get("certfile"):
+        context.load_cert_chain(asked["certfile"], asked.get("keyfile"), asked.get("password"))
+    if asked.get("ciphers"):
+        context.set_ciphers(asked["ciphers"])
+    return context
+
+
+def _check_tls(asked: Mapping[str, Any]) -> None:
+    try:
+        _tls_context(asked)
+    except (OSError, ValueError, TypeError) as error:
+        names = ("ca_certs", "certfile", "keyfile", "cert_reqs", "ciphers")
+        given = ", ".join(f"{name}={asked[name]!r}" for name in names if asked.get(name) is not None)
+        raise ImproperlyConfigured(
+            f"broker_use_ssl: TLS can't be set up with {given or 'the defaults'} ({error}); ca_certs, certfile "
+            "and keyfile are files of PEM certificates and keys"
+        ) from error

@@ -54,7 +54,7 @@ def encode(message: Message, tag: str = "") -> str:
                 text += f"{quote(key)}: {_encode(value)}, "
     redelivered = ', "redelivered": true' if message.headers.get("redelivered") else ""
     return (
-        f'{text}"delivery_info": {{"exchange": {quote(message.exchange)}, "routing_key": {quote(message.queue)}'
+        f'{text}"delivery_info": {{"exchange": {quote(message.exchange)}, "routing_key": {quote(message.routing_key if message.exchange else message.queue)}'
         f'{redelivered}}}, "priority": {message.priority or 0}, "body_encoding": "base64", '
         f'"delivery_tag": "{tag or new_id()}"}}}}'
     )

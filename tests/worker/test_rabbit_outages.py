@@ -1,0 +1,171 @@
+"""A RabbitMQ that dies and comes back while a worker works, and connections that live long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from minicelery.exceptions import OperationalError
+from tests.rabbit import RabbitServer
+from tests.waiting import wait_until
+from tests.worker.conftest import staged
+from tests.worker.harness import Stage, kill_repeatedly
+
+TASKS = 5000
+
+
+@pytest.fixture
+def outage_stage(
+    private_rabbit: RabbitServer, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Stage]:
+    yield from staged(private_rabbit.url(), tmp_path, request)
+
+
+class Producer(threading.Thread):
+    """Sends tasks until it has sent its number; tries again while the server is away."""
+
+    def __init__(self, stage: Stage, number: int) -> None:
+        super().__init__(daemon=True)
+        self.stage = stage
+        self.number = number
+        self.sent: list[str] = []
+
+    def run(self) -> None:
+        for n in range(self.number):
+            id = f"{self.name}-{n}"
+            end = time.monotonic() + 60
+            while time.monotonic() < end:
+                try:
+                    self.stage.send("late_run", 0.001, task_id=id)
+                    break
+                except OperationalError:
+                    time.sleep(0.05)
+            self.sent.append(id)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_nothing_is_lost_when_the_server_is_killed_among_thousands_of_tasks(
+    private_rabbit: RabbitServer, outage_stage: Stage
+) -> None:
+    stage = outage_stage
+    worker = stage.worker(concurrency=2)
+    producers = [Producer(stage, TASKS // 4) for _ in range(4)]
+    for producer in producers:
+        producer.start()
+    gaps = []
+    for share in (0.2, 0.5):
+        wait_until(lambda share=share: len(stage.ends()) > TASKS * share, timeout=60)  # type: ignore[misc]
+        private_rabbit.kill()
+        private_rabbit.restart()
+        back, ended = time.monotonic(), len(stage.traces("end"))
+        wait_until(lambda ended=ended: len(stage.traces("end")) > ended, timeout=10)  # type: ignore[misc]
+        gaps.append(time.monotonic() - back)
+    for producer in producers:
+        producer.join(60)
+    sent = [id for producer in producers for id in producer.sent]
+    assert len(sent) == TASKS
+    results = [stage.app.AsyncResult(id) for id in sent]
+    assert stage.wait_for(results, timeout=60) == {"SUCCESS": TASKS}
+    assert max(gaps) < 3
+    # Only what was being delivered, or being published, when the server died may run twice.
+    repeated = [id for id, runs in stage.runs().items() if runs > 1]
+    assert len(repeated) <= 2 * 2 * 64 + 2 * len(producers)
+    assert worker.poll() is None
+
+
+def test_a_task_that_runs_for_many_heartbeats_is_acknowledged_once(
+    private_rabbit: RabbitServer, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    # Ten minutes at a heartbeat of a minute, at the same ratio.
+    conf = {"broker_heartbeat": 1}
+    for stage in staged(private_rabbit.url(), tmp_path, request):
+        stage.worker(concurrency=1, conf=conf)
+        results = [stage.send("late_run", 10.0), stage.send("run", 0.0)]
+        assert stage.wait_for(results, timeout=20) == {"SUCCESS": 2}
+        assert [stage.runs()[result.id] for result in results] == [1, 1]
+        assert "trying again" not in stage.workers[0].output()
+        stage.workers[0].term()
+        stage.workers[0].wait()
+        assert stage.app.broker.size("celery") == 0
+
+
+def test_connections_that_are_closed_again_and_again_lose_nothing(
+    private_rabbit: RabbitServer, outage_stage: Stage
+) -> None:
+    stage = outage_stage
+    stage.worker(concurrency=2)
+    results = stage.send_many("late_run", [(0.005,)] * 600)
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        private_rabbit.close_connections()
+        time.sleep(0.3)
+    assert stage.wait_for(results, timeout=30) == {"SUCCESS": 600}
+
+
+def test_a_worker_that_starts_before_its_server_begins_to_work_when_it_comes(
+    private_rabbit: RabbitServer, outage_stage: Stage
+) -> None:
+    stage = outage_stage
+    private_rabbit.kill()
+    stage.worker()
+    private_rabbit.restart()
+    assert stage.wait_for([stage.send("run", 0.0)], timeout=5) == {"SUCCESS": 1}
+
+
+def test_what_a_child_had_finished_when_it_was_killed_during_an_outage_is_settled_after_it(
+    private_rabbit: RabbitServer, outage_stage: Stage
+) -> None:
+    stage = outage_stage
+    worker = stage.worker(concurrency=1)
+    result = stage.send("run", 0.5)
+    wait_until(lambda: stage.runs()[result.id])
+    private_rabbit.kill()
+    wait_until(lambda: stage.ends()[result.id])
+    wait_until(lambda: "trying again" in worker.output())
+    worker.kill_child()
+    private_rabbit.restart()
+    assert stage.wait_for([result], timeout=10) == {"SUCCESS": 1}
+    assert stage.runs()[result.id] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_late_tasks_survive_their_whole_workers_being_killed(rabbit_stage: Stage) -> None:
+    stage = rabbit_stage
+    results = stage.send_many("late_run", [(0.01,)] * 600)
+    for _ in range(3):
+        worker = stage.worker(concurrency=2)
+        done = len(stage.ends())
+        wait_until(lambda done=done: len(stage.ends()) > done + 50)  # type: ignore[misc]
+        worker.kill_all()
+    stage.worker(concurrency=2)
+    assert stage.wait_for(results, timeout=30) == {"SUCCESS": 600}
+
+
+def test_a_message_that_kills_two_workers_children_ends_as_a_failure(rabbit_stage: Stage) -> None:
+    stage = rabbit_stage
+    stage.worker(concurrency=1)
+    stage.worker(concurrency=1)
+    result = stage.send("late_die", "kill")
+    others = [stage.send("run", 0.01) for _ in range(20)]
+    assert stage.wait_for([result, *others], timeout=30) == {"FAILURE": 1, "SUCCESS": 20}
+    assert stage.runs()[result.id] <= 2 * 3
+    assert [letter.id for letter in stage.app.broker.dead_letters("celery")] == [result.id]
+
+
+def test_children_killed_at_random_repeat_no_early_task(rabbit_stage: Stage) -> None:
+    stage = rabbit_stage
+    worker = stage.worker(concurrency=2)
+    results = stage.send_many("run", [(0.01,)] * 300)
+
+    def over(killed: int) -> bool:
+        return set(stage.states(results)) <= {"SUCCESS", "FAILURE"} or killed > 100
+
+    kill_repeatedly(worker, 0.2, over, lambda children: children[0])
+    stage.wait_for(results)
+    assert max(stage.runs().values()) == 1
