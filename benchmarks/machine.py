@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 
-def machine_facts(redis_version: str) -> dict[str, str | int]:
-    """Cores, CPU model, memory, kernel, and the versions of Python and Redis."""
+def machine_facts(servers: dict[str, str]) -> dict[str, Any]:
+    """Cores, CPU model, memory, kernel, and the versions of Python and the servers."""
     return {
         "cores": len(os.sched_getaffinity(0)),
         "cpu": _line_of("/proc/cpuinfo", "model name") or platform.machine(),
         "memory": _line_of("/proc/meminfo", "MemTotal"),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "redis": redis_version,
+        **servers,
     }
 
 

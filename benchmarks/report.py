@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +11,18 @@ from benchmarks.peers import Peer
 from benchmarks.rows import Row
 
 SUBJECT = "minicelery"
+CLIENTS = {
+    "redis": ("kombu", "taskiq-redis"),
+    "rabbitmq": ("kombu", "amqp", "pika", "taskiq-aio-pika", "aio-pika"),
+}
+"""Distributions whose versions matter on a broker, beside the peer's own and Redis' clients."""
 
 
 @dataclass
 class Report:
-    """What a run has measured: row, then peer, then one value a round."""
+    """What a run has measured on one broker: row, then peer, then one value a round."""
 
+    broker: str
     rows: Sequence[Row]
     peers: Sequence[Peer]
     machine: dict[str, Any]
@@ -28,10 +34,10 @@ class Report:
     def add(self, row: str, peer: str, round_number: int, value: float) -> None:
         self.values.setdefault(row, {}).setdefault(peer, {})[round_number] = value
 
-    def ratios(self, row: Row, peer: str) -> list[float]:
-        """How many times better the subject did than `peer`, round by round."""
+    def ratios(self, row: Row, peer: str, peer_row: str = "") -> list[float]:
+        """How many times better the subject did than `peer` (at `peer_row`), round by round."""
         ours = self.values.get(row.name, {}).get(SUBJECT, {})
-        theirs = self.values.get(row.name, {}).get(peer, {})
+        theirs = self.values.get(peer_row or row.name, {}).get(peer, {})
         pairs = [(ours[number], theirs[number]) for number in ours if number in theirs]
         if any(mine <= 0 or other <= 0 for mine, other in pairs):
             return []
@@ -86,33 +92,28 @@ class Report:
 
     def _figure(self, row: Row, peer: Peer) -> str:
         values = list(self.values.get(row.name, {}).get(peer.name, {}).values())
-        if not values:
-            return ""
-        figures = _summary(values)
-        spread = f" ({_number(figures['min'], row.unit)}–{_number(figures['max'], row.unit)})"
-        return _number(figures["median"], row.unit) + (spread if len(values) > 1 else "")
+        return spread(values, lambda value: "> " * (value >= row.longest) + number(value, row.unit))
 
     def _ratio(self, row: Row, peer: Peer) -> str:
-        return _spread(
-            self.ratios(row, peer.name), lambda ratio: f"{ratio:.2g}×" if ratio < 10 else f"{ratio:.0f}×"
-        )
+        waited = self.values.get(row.name, {}).get(peer.name, {}).values()
+        at_least = "> " * any(value >= row.longest for value in waited)
+        return spread(self.ratios(row, peer.name), lambda ratio: at_least + times(ratio))
 
     def _share(self, row: Row, peer: Peer) -> str:
-        return _spread(self.ratios(row, peer.name), lambda ratio: f"{100 * ratio:.0f} %")
+        return spread(self.ratios(row, peer.name), lambda ratio: f"{100 * ratio:.0f} %")
 
     def _machine_text(self) -> str:
         facts = " · ".join(f"{name} {value}" for name, value in self.machine.items())
         options = " · ".join(f"{name} {value}" for name, value in self.options.items())
-        return f"# Benchmark\n\n{facts}\n\n{options}"
+        return f"# Benchmark on {self.broker}\n\n{facts}\n\n{options}"
 
     def _settings_text(self) -> str:
         lines = ["## Settings", "", "Two worker processes each, defaults where nothing is said.", ""]
         for peer in self.peers:
             installed = self.versions.get(peer.name, {})
-            names = (peer.name, "taskiq-redis", "kombu", "redis", "hiredis")
+            names = (peer.name, *CLIENTS[self.broker], "redis", "hiredis")
             shown = [f"{name} {installed[name]}" for name in names if name in installed]
-            if peer.name.startswith("taskiq") or "taskiq-redis" not in installed:
-                lines.append(f"- **{peer.name}** ({', '.join(shown)}): {peer.settings}")
+            lines.append(f"- **{peer.name}** ({', '.join(shown)}): {peer.settings}")
         return "\n".join(lines)
 
     def _failures_text(self) -> str:
@@ -121,19 +122,24 @@ class Report:
         return "\n".join(["## Not measured", "", *(f"- {failure}" for failure in self.failures)])
 
 
-def _summary(values: list[float]) -> dict[str, float]:
+def _summary(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def _spread(values: list[float], text: Any) -> str:
+def spread(values: Sequence[float], text: Callable[[float], str]) -> str:
+    """Median (least–most); empty without values."""
     if not values:
         return ""
     figures = _summary(values)
-    spread = f" ({text(figures['min'])}–{text(figures['max'])})" if len(values) > 1 else ""
-    return str(text(figures["median"])) + spread
+    around = f" ({text(figures['min'])}–{text(figures['max'])})" if len(values) > 1 else ""
+    return text(figures["median"]) + around
 
 
-def _number(value: float, unit: str) -> str:
+def times(ratio: float) -> str:
+    return f"{ratio:.2g}×" if ratio < 10 else f"{ratio:.0f}×"
+
+
+def number(value: float, unit: str) -> str:
     if unit == "1/s":
         return f"{value:,.0f}"
     if unit == "ms":

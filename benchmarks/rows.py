@@ -1,12 +1,14 @@
-"""The rows of the table, and the sessions that measure them."""
+"""The rows of the tables, and the sessions that measure them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks import sessions
-from benchmarks.sessions import Sizes, Turn, Values
+from benchmarks.sessions import Sizes, Values
+from benchmarks.turn import Turn
 
 
 @dataclass(frozen=True)
@@ -18,50 +20,90 @@ class Row:
     title: str
     unit: str
     more_is_better: bool = False
+    longest: float = math.inf  # what is longer is not waited for
 
 
 SESSIONS: dict[str, Callable[[Turn, Sizes], Values]] = {
     "enqueue": sessions.enqueue,
+    "confirmed": sessions.confirmed,
+    "unconfirmed": sessions.unconfirmed,
     "drain": sessions.drain,
     "drain-no-results": sessions.drain_no_results,
+    "drain-rpc": sessions.drain_rpc,
     "calm": sessions.calm,
     "late": sessions.late,
     "delayed": sessions.delayed,
     "cpu": sessions.cpu,
     "naps": sessions.naps,
 }
-LONG_SESSIONS = frozenset({"delayed", "naps"})
-"""At most two rounds: one turn takes many seconds and varies little."""
+MOST_ROUNDS = {"redis": {"delayed": 2, "naps": 2}, "rabbitmq": {"delayed": 1}}
+"""Sessions of which one turn takes many seconds and varies little."""
 
 
-def table_rows(sizes: Sizes) -> tuple[Row, ...]:
-    """Every row in the order of the table."""
-    ahead = f"{sizes.delayed_tasks:,} tasks delayed by 1 h"
-    due = f"{sizes.due_tasks} tasks due in 1–4 s"
+def table_rows(broker: str, sizes: Sizes) -> tuple[Row, ...]:
+    """Every row in the order of the broker's table."""
+    return _redis_rows(sizes) if broker == "redis" else _rabbitmq_rows(sizes)
+
+
+def _redis_rows(sizes: Sizes) -> tuple[Row, ...]:
     return (
-        Row("enqueue-single", "enqueue", "sending one by one", "1/s", more_is_better=True),
-        Row("enqueue-batch", "enqueue", "sending many at once", "1/s", more_is_better=True),
-        Row("drain", "drain", "no-op tasks, results stored", "1/s", more_is_better=True),
-        Row(
-            "drain-no-results",
-            "drain-no-results",
-            "no-op tasks, results ignored",
-            "1/s",
-            more_is_better=True,
-        ),
+        _rate("enqueue-single", "enqueue", "sending one by one"),
+        _rate("enqueue-batch", "enqueue", "sending many at once"),
+        _rate("drain", "drain", "no-op tasks, results stored"),
+        _rate("drain-no-results", "drain-no-results", "no-op tasks, results ignored"),
+        *_worker_rows("redis", "redis-server"),
+        *_delay_rows(sizes),
+        Row("naps", "naps", "8 naps of 1.5 s among 400 no-ops (ideal 6 s)", "s"),
+    )
+
+
+def _rabbitmq_rows(sizes: Sizes) -> tuple[Row, ...]:
+    return (
+        _rate("enqueue-confirmed", "confirmed", "sending one by one, each confirmed"),
+        _rate("enqueue-unconfirmed", "unconfirmed", "sending one by one, unconfirmed"),
+        _rate("enqueue-batch", "confirmed", "sending many at once, confirmed"),
+        _rate("drain", "drain", "no-op tasks, results stored in Redis"),
+        _rate("drain-no-results", "drain-no-results", "no-op tasks, results ignored"),
+        _rate("drain-rpc", "drain-rpc", "no-op tasks, results sent back (rpc)"),
+        *_worker_rows("rabbitmq", "RabbitMQ"),
+        Row("latency-confirmed-p50", "confirmed", "round trip, sent confirmed, p50", "ms"),
+        Row("latency-unconfirmed-p50", "unconfirmed", "round trip, sent unconfirmed, p50", "ms"),
+        Row("latency-rpc-p50", "drain-rpc", "round trip, results sent back (rpc), p50", "ms"),
+        *_delay_rows(sizes),
+    )
+
+
+def _rate(name: str, session: str, title: str) -> Row:
+    return Row(name, session, title, "1/s", more_is_better=True)
+
+
+def _worker_rows(broker: str, server: str) -> tuple[Row, ...]:
+    return (
         Row("cpu", "cpu", "2 ms CPU tasks: share of two cores", "%", more_is_better=True),
         Row("latency-p50", "calm", "round trip, p50", "ms"),
         Row("latency-p99", "calm", "round trip, p99", "ms"),
         Row("start", "calm", "exec to first task finished", "ms"),
         Row("memory", "calm", "memory (PSS) after 100 tasks", "MiB"),
         Row("idle", "calm", "idle worker, CPU of a core", "%"),
-        Row("idle-redis", "calm", "idle worker, CPU of redis-server", "%"),
+        Row(f"idle-{broker}", "calm", f"idle worker, CPU of {server}", "%"),
+    )
+
+
+def _delay_rows(sizes: Sizes) -> tuple[Row, ...]:
+    ahead = f"{sizes.delayed_tasks:,} tasks delayed by 1 h"
+    due = f"{sizes.due_tasks} tasks due in 1–4 s"
+    return (
         Row("delayed-memory", "delayed", f"{ahead}: memory added", "MiB"),
         Row("delayed-idle", "delayed", f"{ahead}: idle worker, CPU of a core", "%"),
-        Row("delayed-latency", "delayed", f"{ahead}: normal task sent after", "ms"),
+        Row(
+            "delayed-latency",
+            "delayed",
+            f"{ahead}: normal task sent after",
+            "ms",
+            longest=sessions.LONGEST_TRIP,
+        ),
         Row("lateness-p50", "late", f"{due}: late by, p50", "ms"),
         Row("lateness-p99", "late", f"{due}: late by, p99", "ms"),
-        Row("naps", "naps", "8 naps of 1.5 s among 400 no-ops (ideal 6 s)", "s"),
     )
 
 

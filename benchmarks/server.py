@@ -16,6 +16,8 @@ from benchmarks.processes import BenchError
 class RedisServer:
     """redis-server on a free loopback port, in a temporary folder, without persistence."""
 
+    name = "redis"
+
     def __enter__(self) -> RedisServer:
         program = shutil.which("redis-server")
         if program is None:
@@ -29,8 +31,8 @@ class RedisServer:
             start_new_session=True,
         )
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.redis = self._connect()
-        self.version = _field(self.redis("INFO", "server"), "redis_version")
+        self.ask = self._connect()
+        self.version = _field(self.ask("INFO", "server"), "redis_version")
         return self
 
     def __exit__(
@@ -43,6 +45,13 @@ class RedisServer:
             self.process.kill()
             self.process.wait(10)
         self.folder.cleanup()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def clear(self) -> None:
+        self.ask("FLUSHALL")
 
     def _connect(self) -> Redis:
         deadline = time.monotonic() + 10

@@ -1,34 +1,19 @@
-"""One peer's turn: start what it needs, measure, end it.
-
-A session measures the rows that one worker can serve in sequence.  Every wait is bounded.
-"""
+"""What is measured: a session fills the rows that one worker can serve in sequence."""
 
 from __future__ import annotations
 
-import json
-import mmap
-import os
-import select
-import shutil
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from benchmarks.peers import Peer
-from benchmarks.processes import BenchError, Tree, cpu_seconds
-from benchmarks.server import RedisServer
-
-HERE = Path(__file__).resolve().parent
-SLOTS = 1024
-LONGEST_WAIT = 120.0
+from benchmarks.processes import Tree, cpu_seconds
+from benchmarks.turn import NONE, REDIS, RPC, Plan, Turn
 
 Values = dict[str, float]
 """Row name to what was measured in this turn."""
+
+LONGEST_TRIP = 30.0
+"""Seconds after which the wait for a task sent behind many delayed ones is given up."""
 
 
 @dataclass(frozen=True)
@@ -47,172 +32,109 @@ class Sizes:
 QUICK = Sizes(0.4, 0.4, 200, 2.0, 4_000, 200, 400)
 
 
-class Turn:
-    """A clean Redis, a fresh counter, and the processes of one peer."""
-
-    def __init__(self, peer: Peer, bin_folder: Path, server: RedisServer, folder: Path) -> None:
-        self.peer, self.bin_folder, self.server, self.folder = peer, bin_folder, server, folder
-        self.redis = server.redis
-        self.log = folder / "log"
-        counts = folder / "counts"
-        counts.write_bytes(bytes(SLOTS * 8))
-        with counts.open("r+b") as file:
-            self.slots = memoryview(mmap.mmap(file.fileno(), SLOTS * 8)).cast("q")
-
-    def finished(self) -> int:
-        """Tasks that have finished since the turn began."""
-        return sum(self.slots[1 : 1 + self.slots[0]])
-
-    def wait_finished(self, count: int, tree: Tree, *, timeout: float = LONGEST_WAIT) -> float:
-        """Wait until `count` tasks have finished; the moment it was seen."""
-
-        def enough() -> bool:
-            return self.finished() >= count
-
-        return self.wait(enough, tree, f"{count} finished tasks", timeout=timeout)
-
-    def wait(
-        self, condition: Callable[[], bool], tree: Tree, what: str, *, timeout: float = LONGEST_WAIT
-    ) -> float:
-        """Wait for `condition`, looking every millisecond; the moment it was seen."""
-        deadline = time.perf_counter() + timeout
-        while not condition():
-            if (now := time.perf_counter()) > deadline:
-                raise BenchError(
-                    f"no {what} within {timeout:g} s ({self.finished()} finished): {tree.log_end()}"
-                )
-            if now % 1 < 0.01:
-                tree.check_alive()
-            time.sleep(0.001)
-        return time.perf_counter()
-
-    @contextmanager
-    def worker(self, *, results: bool = True, prompt: bool = False) -> Iterator[Tree]:
-        program, *arguments = self.peer.worker.split()
-        command = [str(self.bin_folder / program), *arguments]
-        with self._tree(command, results, prompt, pipes=False) as tree:
-            yield tree
-
-    @contextmanager
-    def driver(self, *, results: bool = True, prompt: bool = False) -> Iterator[Driver]:
-        command = [str(self.bin_folder / "python"), str(HERE / "inside" / "driver.py")]
-        with self._tree(command, results, prompt, pipes=True) as tree:
-            yield Driver(tree)
-
-    def fill(self, plan: list[tuple[str, list[Any], int]], *, results: bool = True) -> int:
-        """Queue tasks from a process that is gone when the worker starts; how many."""
-        with self.driver(results=results) as driver:
-            return int(driver.ask("fill", plan=plan)["sent"])
-
-    @contextmanager
-    def _tree(self, command: list[str], results: bool, prompt: bool, *, pipes: bool) -> Iterator[Tree]:
-        cwd = HERE / "peers" / self.peer.home
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        env = kept | self.peer.env
-        env |= {
-            "PATH": f"{self.bin_folder}{os.pathsep}{kept.get('PATH', '')}",
-            "PYTHONPATH": os.pathsep.join((str(cwd), str(HERE / "inside"))),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "BENCH_REDIS_URL": self.server.url,
-            "BENCH_COUNTS": str(self.folder / "counts"),
-            "BENCH_RESULTS": str(int(results)),
-            "BENCH_PROMPT": str(int(prompt)),
-        }
-        tree = Tree(command, cwd=cwd, env=env, log=self.log, pipes=pipes)
-        try:
-            yield tree
-        finally:
-            tree.kill()
-
-
-class Driver:
-    """The peer's producer, in its own process."""
-
-    def __init__(self, tree: Tree) -> None:
-        self.tree = tree
-
-    def ask(self, command: str, *, timeout: float = LONGEST_WAIT, **arguments: Any) -> dict[str, Any]:
-        """Send one command; its answer.  Raises BenchError."""
-        process = self.tree.process
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
-        process.stdin.flush()
-        if not select.select([process.stdout], [], [], timeout)[0]:
-            raise BenchError(f"the driver did not answer {command!r} within {timeout:g} s")
-        line = process.stdout.readline()
-        if not line:
-            raise BenchError(f"the driver ended during {command!r}: {self.tree.log_end()}")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise BenchError(f"{command}: {answer['error'].strip()[-600:]}")
-        return answer
-
-
-@contextmanager
-def open_turn(peer: Peer, bin_folder: Path, server: RedisServer) -> Iterator[Turn]:
-    """A turn on an emptied Redis."""
-    server.redis("FLUSHALL")
-    folder = Path(tempfile.mkdtemp(prefix="turn-", dir=server.folder.name))
-    try:
-        yield Turn(peer, bin_folder, server, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def enqueue(turn: Turn, sizes: Sizes) -> Values:
     """No-ops sent per second, one by one and in the library's way for many; no worker runs."""
-    values = {}
-    for row, batch in (("enqueue-single", False), ("enqueue-batch", True)):
-        turn.redis("FLUSHALL")
-        with turn.driver() as driver:
-            answer = driver.ask("enqueue", seconds=sizes.enqueue_seconds, batch=batch)
-        values[row] = answer["sent"] / answer["seconds"]
-    return values
+    return {
+        "enqueue-single": _send_rate(turn, sizes, batch=False),
+        "enqueue-batch": _send_rate(turn, sizes, batch=True),
+    }
+
+
+def confirmed(turn: Turn, sizes: Sizes) -> Values:
+    """Sending on RabbitMQ where a call returns, and a batch ends, when the server has confirmed all of it."""
+    return {
+        "enqueue-confirmed": _send_rate(turn, sizes, batch=False, confirm=True),
+        "enqueue-batch": _send_rate(turn, sizes, batch=True, confirm=True),
+        "latency-confirmed-p50": _trip(turn, sizes, confirm=True),
+    }
+
+
+def unconfirmed(turn: Turn, sizes: Sizes) -> Values:
+    """The same where calls don't wait for the server."""
+    return {
+        "enqueue-unconfirmed": _send_rate(turn, sizes, batch=False, confirm=False),
+        "latency-unconfirmed-p50": _trip(turn, sizes, confirm=False),
+    }
+
+
+def _send_rate(turn: Turn, sizes: Sizes, *, batch: bool, confirm: bool | None = None) -> float:
+    """Tasks a second, until the server has all of them; a client may still be writing them."""
+    turn.servers.clear()
+    with turn.driver(confirm=confirm) as driver:
+        warm = int(driver.ask("enqueue", seconds=0.1, batch=batch)["sent"])
+        turn.wait_arrived(warm, driver.tree)
+        answer = driver.ask("enqueue", seconds=sizes.enqueue_seconds, batch=batch)
+        arrived = turn.wait_arrived(warm + answer["sent"], driver.tree)
+    behind = max(0.0, arrived - answer["ended"])
+    return float(answer["sent"] / (answer["seconds"] + behind))
+
+
+def _trip(turn: Turn, sizes: Sizes, *, confirm: bool) -> float:
+    turn.servers.clear()
+    with turn.worker(prompt=True), turn.driver(prompt=True, confirm=confirm) as driver:
+        driver.ask("round_trips", count=100)
+        return _percentile(driver.ask("round_trips", count=sizes.round_trips)["seconds"], 50)
 
 
 def drain(turn: Turn, sizes: Sizes) -> Values:
     """No-ops run and settled per second, results stored."""
     count = int(turn.peer.drain_tasks * sizes.drain_share)
-    done, seconds = _drain_seconds(turn, [("noop", [], count)], results=True)
+    done, seconds = _drain_seconds(turn, [("noop", [], count)], results=REDIS)
     return {"drain": done / seconds}
 
 
 def drain_no_results(turn: Turn, sizes: Sizes) -> Values:
     """The same with results ignored."""
     count = int(turn.peer.drain_tasks * sizes.drain_share)
-    done, seconds = _drain_seconds(turn, [("noop", [], count)], results=False)
+    done, seconds = _drain_seconds(turn, [("noop", [], count)], results=NONE)
     return {"drain-no-results": done / seconds}
+
+
+def drain_rpc(turn: Turn, sizes: Sizes) -> Values:
+    """The same with results sent back to the process that has sent the tasks, and waits for all of them."""
+    count = int(turn.peer.drain_tasks * sizes.drain_share)
+    with turn.driver(results=RPC) as driver:
+        driver.ask("keep", count=count)
+        turn.wait_arrived(count, driver.tree)
+        driver.tell("collect")
+        with turn.worker(results=RPC) as worker:
+            start = turn.wait_finished(1, worker)
+            before = turn.finished()
+            turn.wait_finished(count, worker)
+            settled = turn.wait(lambda: turn.unsettled() == 0, worker, "empty queue")
+            end = max(settled, driver.answer("collect")["ended"])
+            trips = driver.ask("round_trips", count=sizes.round_trips)["seconds"]
+    return {"drain-rpc": (count - before) / (end - start), "latency-rpc-p50": _percentile(trips, 50)}
 
 
 def cpu(turn: Turn, sizes: Sizes) -> Values:
     """Share of two cores that 2 ms tasks get for themselves, in percent."""
-    done, seconds = _drain_seconds(turn, [("spin", [0.002], sizes.spins)], results=True)
+    done, seconds = _drain_seconds(turn, [("spin", [0.002], sizes.spins)], results=REDIS)
     return {"cpu": 100 * done * 0.002 / (2 * seconds)}
 
 
 def naps(turn: Turn, sizes: Sizes) -> Values:
     """Seconds until 8 naps of 1.5 s among 400 no-ops are done."""
-    plan: list[tuple[str, list[Any], int]] = [("noop", [], 25)]
+    plan: Plan = [("noop", [], 25)]
     for _ in range(8):
         plan += [("nap", [1.5], 1), ("noop", [], 50)]
     plan[-1] = ("noop", [], 25)
-    return {"naps": _drain_seconds(turn, plan, results=True)[1]}
+    return {"naps": _drain_seconds(turn, plan, results=REDIS)[1]}
 
 
-def _drain_seconds(turn: Turn, plan: list[tuple[str, list[Any], int]], *, results: bool) -> tuple[int, float]:
+def _drain_seconds(turn: Turn, plan: Plan, *, results: str) -> tuple[int, float]:
     """Queue first, then start the worker; tasks and seconds from the first finish seen to the last.
 
     The last is when nothing is queued or held any more and every result is stored.
     """
     total = turn.fill(plan, results=results)
-    peer, redis = turn.peer, turn.redis
     with turn.worker(results=results) as worker:
         start = turn.wait_finished(1, worker)
         before = turn.finished()
         turn.wait_finished(total, worker)
-        end = turn.wait(lambda: peer.unsettled(redis) == 0, worker, "empty queue")
-        if results:
-            end = turn.wait(lambda: peer.stored(redis) >= total, worker, f"{total} results")
+        end = turn.wait(lambda: turn.unsettled() == 0, worker, "empty queue")
+        if results == REDIS:
+            end = turn.wait(lambda: turn.stored() >= total, worker, f"{total} results")
     return total - before, end - start
 
 
@@ -227,12 +149,13 @@ def calm(turn: Turn, sizes: Sizes) -> Values:
         trips = driver.ask("round_trips", count=sizes.round_trips)["seconds"]
         values |= {"latency-p50": _percentile(trips, 50), "latency-p99": _percentile(trips, 99)}
         time.sleep(1)
-        spent, redis_spent = worker.cpu_seconds(), cpu_seconds(turn.server.process.pid)
+        broker = turn.servers.broker
+        spent, broker_spent = worker.cpu_seconds(), cpu_seconds(broker.pid)
         begin = time.perf_counter()
         time.sleep(sizes.idle_seconds)
         elapsed = time.perf_counter() - begin
         values["idle"] = 100 * (worker.cpu_seconds() - spent) / elapsed
-        values["idle-redis"] = 100 * (cpu_seconds(turn.server.process.pid) - redis_spent) / elapsed
+        values[f"idle-{broker.name}"] = 100 * (cpu_seconds(broker.pid) - broker_spent) / elapsed
         worker.check_alive()
     return values
 
@@ -243,7 +166,7 @@ def delayed(turn: Turn, sizes: Sizes) -> Values:
         driver.ask("round_trips", count=100)
         before = worker.pss_bytes()
         driver.ask("later", count=sizes.delayed_tasks, delay=3600)
-        latency = driver.ask("round_trips", count=1)["seconds"][0]
+        latency = driver.ask("one_trip", longest=LONGEST_TRIP)["seconds"]
         idle = _settled_cpu(worker)
         added = (worker.pss_bytes() - before) / 2**20
         return {"delayed-memory": added, "delayed-idle": idle, "delayed-latency": latency}

@@ -6,9 +6,12 @@ import os
 import time
 from typing import Any
 
-REDIS_URL = os.environ["BENCH_REDIS_URL"]
-RESULTS = os.environ["BENCH_RESULTS"] == "1"
-"""Whether the tasks of this session store their results."""
+BROKER_URL = os.environ["BENCH_BROKER_URL"]
+ON_RABBITMQ = BROKER_URL.startswith("amqp")
+RESULTS_URL = os.environ["BENCH_RESULTS_URL"]
+"""Where the results of this session's tasks go: a Redis URL, `rpc://`, or empty where they are ignored."""
+CONFIRM = {"": None, "0": False, "1": True}[os.environ["BENCH_CONFIRM"]]
+"""Whether RabbitMQ confirms what is sent before the call returns; None: as the library does by default."""
 PROMPT = os.environ["BENCH_PROMPT"] == "1"
 """Whether this session waits for single results, so a peer may take its quickest way to tell."""
 
@@ -27,6 +30,10 @@ class Client:
         for task, args in calls:
             self.send(task, *args)
 
+    def send_and_keep(self, calls: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+        """Send many tasks; what `get` takes for each."""
+        return [self.send(task, *args) for task, args in calls]
+
     def send_later(self, delay: float, task: str, *args: Any) -> Any:
         """Send one task to run in `delay` seconds."""
         raise NotImplementedError
@@ -34,6 +41,10 @@ class Client:
     def get(self, handle: Any, timeout: float) -> Any:
         """Wait for a task's result."""
         raise NotImplementedError
+
+    def get_all(self, handles: list[Any], timeout: float) -> list[Any]:
+        """Wait for the results of many tasks."""
+        return [self.get(handle, timeout) for handle in handles]
 
     def send_for(self, seconds: float, batch: bool) -> tuple[int, float]:
         """Send no-ops for about `seconds`; return how many, and the seconds it took."""

@@ -14,12 +14,13 @@ from typing import Any
 from tasks import Client
 
 client = Client()
+kept: list[Any] = []
 
 
 def enqueue(seconds: float, batch: bool) -> dict[str, Any]:
-    client.send_for(0.1, batch)
+    """Send no-ops; `ended` is the moment, on the clock that all processes share."""
     sent, elapsed = client.send_for(seconds, batch)
-    return {"sent": sent, "seconds": elapsed}
+    return {"sent": sent, "seconds": elapsed, "ended": time.perf_counter()}
 
 
 def fill(plan: list[tuple[str, list[Any], int]]) -> dict[str, Any]:
@@ -30,8 +31,33 @@ def fill(plan: list[tuple[str, list[Any], int]]) -> dict[str, Any]:
     return {"sent": len(calls)}
 
 
+def keep(count: int) -> dict[str, Any]:
+    """Send no-ops whose results `collect` will wait for."""
+    kept.extend(client.send_and_keep([("noop", ())] * count))
+    return {"sent": len(kept)}
+
+
+def collect() -> dict[str, Any]:
+    results = client.get_all(kept, 100)
+    ended = time.perf_counter()
+    if results != [1] * len(kept):
+        raise ValueError(f"{len(kept)} no-ops were sent, {results.count(1)} have returned 1")
+    return {"ended": ended}
+
+
 def round_trips(count: int) -> dict[str, Any]:
     return {"seconds": client.round_trips(count)}
+
+
+def one_trip(longest: float) -> dict[str, Any]:
+    """The seconds of one round trip; `longest` where there is no result by then."""
+    start = time.perf_counter()
+    try:
+        client.get(client.send("noop"), longest)
+    except Exception:
+        if time.perf_counter() - start < longest:
+            raise
+    return {"seconds": min(longest, time.perf_counter() - start)}
 
 
 def later(count: int, delay: float) -> dict[str, Any]:
@@ -50,7 +76,10 @@ def due(count: int, first: float, last: float) -> dict[str, Any]:
     return {"lateness": [client.get(handle, 30) for handle in handles]}
 
 
-COMMANDS = {function.__name__: function for function in (enqueue, fill, round_trips, later, due)}
+COMMANDS = {
+    function.__name__: function
+    for function in (enqueue, fill, keep, collect, round_trips, one_trip, later, due)
+}
 
 
 def main() -> None:

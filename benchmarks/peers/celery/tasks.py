@@ -7,11 +7,14 @@ from typing import Any
 import client
 import work
 from celery import Celery
+from celery.result import ResultSet
 
-app = Celery("tasks", broker=client.REDIS_URL, backend=client.REDIS_URL)
+app = Celery("tasks", broker=client.BROKER_URL, backend=client.RESULTS_URL or None)
 app.conf.broker_connection_retry_on_startup = True
+if client.CONFIRM is not None:
+    app.conf.broker_transport_options = {"confirm_publish": client.CONFIRM}
 tasks = {
-    function.__name__: app.task(function, name=function.__name__, ignore_result=not client.RESULTS)
+    function.__name__: app.task(function, name=function.__name__, ignore_result=not client.RESULTS_URL)
     for function in (work.noop, work.spin, work.nap, work.late)
 }
 
@@ -30,3 +33,6 @@ class Client(client.Client):
 
     def get(self, handle: Any, timeout: float) -> Any:
         return handle.get(timeout=timeout)
+
+    def get_all(self, handles: list[Any], timeout: float) -> list[Any]:
+        return ResultSet(handles).get(timeout=timeout)

@@ -7,13 +7,23 @@ from typing import Any
 import client
 import dramatiq
 import work
-from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
-broker = RedisBroker(url=client.REDIS_URL)
-if client.RESULTS:
-    broker.add_middleware(Results(backend=RedisBackend(url=client.REDIS_URL), store_results=True))
+
+def open_broker() -> dramatiq.Broker:
+    if client.ON_RABBITMQ:
+        from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+        return RabbitmqBroker(url=client.BROKER_URL, confirm_delivery=bool(client.CONFIRM))
+    from dramatiq.brokers.redis import RedisBroker
+
+    return RedisBroker(url=client.BROKER_URL)
+
+
+broker = open_broker()
+if client.RESULTS_URL:
+    broker.add_middleware(Results(backend=RedisBackend(url=client.RESULTS_URL), store_results=True))
 dramatiq.set_broker(broker)
 tasks = {
     function.__name__: dramatiq.actor(function) for function in (work.noop, work.spin, work.nap, work.late)

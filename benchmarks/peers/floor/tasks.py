@@ -18,8 +18,8 @@ class Client(client.Client):
     def __init__(self) -> None:
         self.payload = json.dumps(ready_envelope("00000000-0000-4000-8000-000000000000"))
         self.numbers = itertools.count()
-        self.redis = redis.Redis.from_url(client.REDIS_URL)
-        self.hand = HandConnection(client.REDIS_URL) if os.environ["FLOOR_CLIENT"] == "hand" else None
+        self.redis = redis.Redis.from_url(client.BROKER_URL)
+        self.hand = HandConnection(client.BROKER_URL) if os.environ["FLOOR_CLIENT"] == "hand" else None
 
     def send(self, task: str, *args: Any) -> Any:
         if self.hand is not None:

@@ -32,7 +32,7 @@ Turn = Callable[[list[tuple[Any, ...]]], list[bytes]]
 
 def redis_py_turn() -> Turn:
     """Settle and take through redis-py's pipeline."""
-    connection = redis.Redis.from_url(client.REDIS_URL)
+    connection = redis.Redis.from_url(client.BROKER_URL)
 
     def turn(commands: list[tuple[Any, ...]]) -> list[bytes]:
         pipeline = connection.pipeline(transaction=True)
@@ -45,7 +45,7 @@ def redis_py_turn() -> Turn:
 
 def hand_turn() -> Turn:
     """The same commands, packed by hand."""
-    connection = HandConnection(client.REDIS_URL)
+    connection = HandConnection(client.BROKER_URL)
 
     def turn(commands: list[tuple[Any, ...]]) -> list[bytes]:
         return connection.call([("MULTI",), *commands, ("EXEC",)])[-1][-1]
@@ -56,7 +56,7 @@ def hand_turn() -> Turn:
 def work(number: int, batch: int) -> None:
     """Take, run and settle for ever."""
     turn = hand_turn() if os.environ["FLOOR_CLIENT"] == "hand" else redis_py_turn()
-    sha = redis.Redis.from_url(client.REDIS_URL).script_load(TAKE)
+    sha = redis.Redis.from_url(client.BROKER_URL).script_load(TAKE)
     held, receipt = f"floor.held.{number}", 0
     commands: list[tuple[Any, ...]] = []
     while True:
@@ -70,7 +70,7 @@ def work(number: int, batch: int) -> None:
             json.loads(base64.b64decode(envelope["body"]))
             result = noop()
             commands.append(("HDEL", held, receipt))
-            if client.RESULTS:
+            if client.RESULTS_URL:
                 task_id = envelope["headers"]["id"]
                 key, document = f"celery-task-meta-{task_id}", result_document(task_id, result)
                 commands.append(("SET", key, document, "EX", 86400))

@@ -8,7 +8,9 @@ import client
 import work
 from huey import RedisHuey
 
-huey = RedisHuey("bench", url=client.REDIS_URL, results=client.RESULTS, notify_result=client.PROMPT)
+huey = RedisHuey(
+    "bench", url=client.BROKER_URL, results=bool(client.RESULTS_URL), notify_result=client.PROMPT
+)
 tasks = {function.__name__: huey.task()(function) for function in (work.noop, work.spin, work.nap, work.late)}
 
 

@@ -10,9 +10,11 @@ import work
 
 from minicelery import Celery
 
-app = Celery("tasks", broker=client.REDIS_URL, backend=client.REDIS_URL)
+app = Celery("tasks", broker=client.BROKER_URL, backend=client.RESULTS_URL or None)
+if client.CONFIRM is not None:
+    app.conf.broker_transport_options = {"confirm_publish": client.CONFIRM}
 tasks = {
-    function.__name__: app.task(function, name=function.__name__, ignore_result=not client.RESULTS)
+    function.__name__: app.task(function, name=function.__name__, ignore_result=not client.RESULTS_URL)
     for function in (work.noop, work.spin, work.nap, work.late)
 }
 
@@ -24,6 +26,13 @@ class Client(client.Client):
     def send_batch(self, calls: list[tuple[str, tuple[Any, ...]]]) -> None:
         for task, group in itertools.groupby(calls, key=lambda call: call[0]):
             tasks[task].apply_many([args for _, args in group])
+
+    def send_and_keep(self, calls: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+        return [
+            handle
+            for task, group in itertools.groupby(calls, key=lambda call: call[0])
+            for handle in tasks[task].apply_many([args for _, args in group])
+        ]
 
     def send_later(self, delay: float, task: str, *args: Any) -> Any:
         return tasks[task].apply_async(args, countdown=delay)

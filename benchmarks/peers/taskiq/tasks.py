@@ -8,12 +8,29 @@ from typing import Any
 
 import client
 import work
-from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
+from taskiq import AsyncBroker
+from taskiq_redis import RedisAsyncResultBackend
 
-# "0": also what was sent before the first worker started.
-broker = RedisStreamBroker(client.REDIS_URL, consumer_id="0")
-if client.RESULTS:
-    broker = broker.with_result_backend(RedisAsyncResultBackend(client.REDIS_URL, result_ex_time=86400))
+
+def open_broker() -> AsyncBroker:
+    if client.ON_RABBITMQ:
+        from taskiq_aio_pika import AioPikaBroker, Queue, QueueType
+
+        return AioPikaBroker(
+            client.BROKER_URL,
+            task_queues=[Queue(type=QueueType.CLASSIC)],
+            dead_letter_queue=Queue(name="taskiq.dead_letter", type=QueueType.CLASSIC),
+            delay_queue=Queue(name="taskiq.delay", type=QueueType.CLASSIC),
+        )
+    from taskiq_redis import RedisStreamBroker
+
+    # "0": also what was sent before the first worker started.
+    return RedisStreamBroker(client.BROKER_URL, consumer_id="0")
+
+
+broker = open_broker()
+if client.RESULTS_URL:
+    broker = broker.with_result_backend(RedisAsyncResultBackend(client.RESULTS_URL, result_ex_time=86400))
 
 
 async def noop() -> int:
@@ -34,6 +51,13 @@ class Client(client.Client):
 
     def send(self, task: str, *args: Any) -> Any:
         return self.loop.run_until_complete(tasks[task].kiq(*args))
+
+    def send_later(self, delay: float, task: str, *args: Any) -> Any:
+        return self.loop.run_until_complete(tasks[task].kicker().with_labels(delay=delay).kiq(*args))
+
+    def get(self, handle: Any, timeout: float) -> Any:
+        result = self.loop.run_until_complete(handle.wait_result(check_interval=0.001, timeout=timeout))
+        return result.return_value
 
     def send_batch(self, calls: list[tuple[str, tuple[Any, ...]]]) -> None:
         self.loop.run_until_complete(self._send_batch(calls))
