@@ -17,7 +17,7 @@ from tests.waiting import wait_until
 CHILDREN, THREADS, EACH = 4, 8, 25
 
 
-@pytest.fixture(params=["redis", "sqlite"])
+@pytest.fixture(params=["redis", "sqlite", "rabbit"])
 def app(request: pytest.FixtureRequest) -> Celery:
     url = request.getfixturevalue(f"{request.param}_url")
     app = Celery("producers", broker=url, set_as_current=False)
@@ -69,7 +69,7 @@ def test_every_message_of_parent_children_and_threads_arrives_once(app: Celery) 
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * CHILDREN
     consumer = app.broker.consumer(["celery"], "reader", None)
     arrived: Counter[bytes] = Counter()
-    while fetched := consumer.swap((), 64, 0):
+    while fetched := consumer.swap((), 64, 0.2):
         arrived.update(delivery.message.body for delivery in fetched)
     consumer.close()
     assert len(arrived) == 1 + (1 + CHILDREN) * THREADS * EACH

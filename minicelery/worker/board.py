@@ -167,11 +167,14 @@ class Slot:
             self._end = 0
             _LENGTH.pack_into(self._memory, self._journal, 0)
 
-    def note(self, outcome: Outcome) -> bool:
-        """Keep an outcome that is not settled yet, should the child die; False if there is no room."""
+    def note(self, outcome: Outcome, key: str = "") -> bool:
+        """Keep an outcome that is not settled yet, should the child die; False if there is no room.
+
+        `key` is the message's, where the broker gives back what a dead child held.
+        """
         delivery = outcome.delivery
         try:
-            data = marshal.dumps((delivery.receipt, key_of(delivery), delivery.let_go, _fields(outcome)))
+            data = marshal.dumps((delivery.receipt, key, delivery.let_go, _fields(outcome)))
         except ValueError:  # a value of a kind marshal does not know
             return False
         start, end = self._end, self._end + _LENGTH.size + len(data)

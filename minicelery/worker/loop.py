@@ -181,8 +181,10 @@ class Loop:
         """Run one delivery; the seconds it took."""
         began = self.began = time.monotonic()
         slot, executor = self.slot, self.executor
+        key = ""
         if self.told:
-            slot.name_run(key_of(delivery))
+            key = key_of(delivery)
+            slot.name_run(key)
         slot.write(delivery.receipt, began)
         call = executor.begin(delivery)
         if type(call) is Outcome:
@@ -204,7 +206,7 @@ class Loop:
         now = time.monotonic()
         self.last_busy = now
         self._finish(outcome)
-        if not slot.note(outcome) and self.waiting:
+        if not slot.note(outcome, key) and self.waiting:
             self._swap(0, 0)
         self.began = 0.0
         slot.write(delivery.receipt, 0.0)
@@ -420,7 +422,7 @@ class Keeper(threading.Thread):
         loop.give_back()
         if outcome is not None:
             loop.done.append(outcome)
-            loop.slot.note(outcome)
+            loop.slot.note(outcome, key_of(outcome.delivery))
         try:
             loop.swap_locked(0, 0)
         except (OperationalError, BackendError) as error:

@@ -10,6 +10,7 @@ cancelled and made anew.
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import itertools
 import logging
@@ -39,8 +40,10 @@ log = logging.getLogger(__name__)
 FAST = 4
 """A consumer that wants so many at once has tasks of a few milliseconds."""
 STEADY = 2
-AHEAD = 4
+AHEAD = 16
 """After `STEADY` full batches in a row of fast tasks so many are fetched at once."""
+AHEAD_BYTES = 4 << 20
+"""As long as they are no larger than this together."""
 LOOK_AGAIN = 5.0
 _EPOCH = 1 << 40  # receipts of one connection; a consumer of 2^40 messages would take years
 
@@ -61,6 +64,7 @@ class AMQPConsumer:
         self._link: Link | None = None
         self._epoch = 0
         self._width = 0  # 0 while not consuming
+        self._size = 0  # bytes of a message's body, averaged
         self._full = 0  # batches in a row that were all that was wanted
         self._tags: dict[str, str] = {}  # consumer tag -> queue
         self._numbers = itertools.count(1)
@@ -191,6 +195,7 @@ class AMQPConsumer:
             self._give_back(link, [tag])
             return
         self._counted.add(tag)
+        self._size += (len(content.body) - self._size) // 4
         delivery = decode(content, redelivered, exchange, key, queue, self._epoch * _EPOCH + tag)
         if redelivered and self._astray and (known := self._astray.pop(_key(delivery), None)) is not None:
             # Fetched before the connection was lost: whoever has it goes on with the new receipt.
@@ -208,9 +213,11 @@ class AMQPConsumer:
     def _consume(self, link: Link, want: int) -> None:
         """See to it that `want` messages may come, and few more."""
         waiting = sum(map(len, self._ready.values()))
-        width = want * AHEAD if self._full >= STEADY else want
+        width = want
+        if self._full >= STEADY:
+            width = max(want, min(want * AHEAD, AHEAD_BYTES // (self._size + 1)))
         room = self._width - len(self._counted) + waiting
-        if room < want or self._width > width * AHEAD:
+        if room < want or not width // 2 <= self._width <= width * AHEAD:
             self._renew(link, max(width, 1))
 
     def _renew(self, link: Link, width: int) -> None:
@@ -369,7 +376,7 @@ class AMQPConsumer:
             try:
                 self._epoch += 1
                 self._link = link
-                link.on_content = lambda content: self._take_content(link, content)
+                link.on_content = functools.partial(self._take_content, link)
                 link.on_cancel = self._cancelled
                 end = time.monotonic() + max(self._server.timeout, 5.0)
                 for queue in self._queues:
