@@ -45,13 +45,18 @@ class Stage:
         self._folder = folder
 
     def worker(
-        self, *, conf: dict[str, Any] | None = None, broken_start: bool = False, **options: Any
+        self,
+        *,
+        conf: dict[str, Any] | None = None,
+        broken_start: bool = False,
+        broadcast: str = "",
+        **options: Any,
     ) -> WorkerProcess:
         """Start a worker and wait until it is ready."""
         options = {"concurrency": 2, "loglevel": "INFO", "hostname": f"w{len(self.workers)}@test", **options}
         asked = {
             "url": self.url, "backend": self.backend, "traces": str(self.path), "conf": conf or {}, "options": options,
-            "broken_start": broken_start,
+            "broken_start": broken_start, "broadcast": broadcast,
         }  # fmt: skip
         worker = WorkerProcess(asked, self._folder / f"worker-{len(self.workers)}.log", self)
         self.workers.append(worker)

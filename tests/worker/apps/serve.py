@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from minicelery import signals
+from minicelery.routing import Broadcast
 from minicelery.worker import Worker
 from tests.worker.apps.tasks import make_app, trace_the_worker
 
@@ -16,6 +17,8 @@ def main() -> int:
     path = Path(asked["traces"])
     app = make_app(asked["url"], path, asked["backend"], **asked["conf"])
     trace_the_worker(path)
+    if asked["broadcast"]:
+        app.conf.task_queues = [Broadcast(asked["broadcast"])]
     if asked["broken_start"]:
 
         def fail(**_: object) -> None:
