@@ -92,6 +92,9 @@ class Broker(Protocol):
     def delayed(self, queue: str) -> int | None:
         """Messages of `queue` that wait for their time; None where the server can't tell."""
 
+    def dead(self, queue: str) -> int:
+        """How many dead letters of `queue` are kept."""
+
     def purge(self, queue: str) -> int:
         """Drop every ready and, where they can be told, every delayed message of `queue`; how many."""
 

@@ -162,6 +162,10 @@ class MemoryBroker:
             self._store.delayed = kept
         return dropped
 
+    def dead(self, queue: str) -> int:
+        with self._store.changed:
+            return len(self._store.dead.get(queue, ()))
+
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         with self._store.changed:
             return list(itertools.islice(reversed(self._store.dead.get(queue, [])), limit))

@@ -126,13 +126,12 @@ def _bound_by_celery(
 
 
 def _counted(broker: Broker, queue: str) -> QueueRow:
-    dead: Any = getattr(broker, "dead", None)
     consumers: Any = getattr(broker, "consumers", None)
     return QueueRow(
         queue,
         broker.size(queue),
         broker.delayed(queue),
-        None if dead is None else dead(queue),
+        broker.dead(queue),
         None if consumers is None else consumers(queue),
     )
 

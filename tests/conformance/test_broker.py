@@ -283,6 +283,7 @@ def test_dead_letters_come_newest_first(broker: Broker, consumer: Consumer) -> N
     assert letters[0].raw
     assert abs(letters[0].rejected - time.time()) < 60
     assert broker.dead_letters("other") == []
+    assert (broker.dead("q"), broker.dead("other")) == (4, 0)
 
 
 def test_a_closed_broker_may_be_used_again(broker: Broker, consumer: Consumer) -> None:

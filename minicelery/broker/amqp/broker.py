@@ -302,17 +302,28 @@ class AMQPBroker:
 
     def size(self, queue: str) -> int:
         """See `Broker.size`."""
+        return self._count(queue)[0]
 
-        def count(link: Link) -> int:
+    def consumers(self, queue: str) -> int:
+        """How many consumers `queue` has: children of workers that wait for a message, or are at one."""
+        return self._count(queue)[1]
+
+    def dead(self, queue: str) -> int:
+        """See `Broker.dead`."""
+        return self._count(declare.dead_queue(queue))[0]
+
+    def _count(self, queue: str) -> tuple[int, int]:
+        """Ready messages and consumers of a queue; none where there is no such queue."""
+
+        def count(link: Link) -> tuple[int, int]:
             try:
                 answer = link.call(spec.Queue.Declare(queue=queue, passive=True))
             except Refused as error:
                 if error.code != 404:
                     raise
                 self._reopen(link)
-                return 0
-            number: int = answer.message_count
-            return number
+                return 0, 0
+            return answer.message_count, answer.consumer_count
 
         return self.ask(count)
 

@@ -45,7 +45,8 @@ _FLAGS = (
     (0x0008, "app_id"),
     (0x0004, "cluster_id"),
 )
-_names: dict[str, bytes] = {}  # header names, packed
+_NO_LIMITS = [None, None]  # a frequent value of the header `timelimit`
+_names: dict[str, bytes] = {}  # names of headers and queues, packed
 
 
 def ack_frame(channel: int, tag: int, multiple: bool = False) -> bytes:
@@ -71,7 +72,10 @@ def publish_frames(
 
     Raises ValueError for text too long for its place or a header that AMQP can't carry.
     """
-    method = b"%b%b%b%b" % (_PUBLISH, _short(exchange), _short(key), b"\1" if mandatory else b"\0")
+    method = b"%b%b%b%b" % (
+        _PUBLISH, _names.get(exchange) or _short(exchange), _names.get(key) or _short(key),
+        b"\1" if mandatory else b"\0",
+    )  # fmt: skip
     flags = 0
     parts = []
     try:
@@ -121,6 +125,11 @@ def _short(text: str) -> bytes:
     return bytes((len(data),)) + data
 
 
+_names.update(
+    (text, _short(text)) for text in ("", "application/json", "application/x-msgpack", "utf-8", "binary")
+)
+
+
 # -- tables ------------------------------------------------------------------------------------
 
 
@@ -134,11 +143,20 @@ def encode_table(table: Mapping[str, Any]) -> bytes:
             if len(_names) < 1000:
                 _names[key] = name
         parts.append(name)
-        if type(value) is str:
+        kind = type(value)
+        if kind is str:
             data = value.encode()
             parts.append(b"S" + _u32(len(data)) + data)
         elif value is None:
             parts.append(b"V")
+        elif kind is int and -(1 << 31) <= value < 1 << 31:
+            parts.append(b"I" + _i32(value))
+        elif kind is bool:
+            parts.append(b"t\1" if value else b"t\0")
+        elif value == _NO_LIMITS:
+            parts.append(b"A\0\0\0\2VV")
+        elif kind is dict and not value:
+            parts.append(b"F\0\0\0\0")
         else:
             parts.append(_encode_value(value))
     data = b"".join(parts)
@@ -205,6 +223,18 @@ def decode_table(data: bytes, at: int = 0, depth: int = 0) -> tuple[dict[str, An
         elif kind == 0x56:  # V
             at += 1
             table[key] = None
+        elif kind == 0x49:  # I
+            table[key] = int.from_bytes(data[at + 1 : at + 5], "big", signed=True)
+            at += 5
+        elif kind == 0x74:  # t
+            table[key] = bool(data[at + 1])
+            at += 2
+        elif data[at : at + 5] == b"F\0\0\0\0":
+            table[key] = {}
+            at += 5
+        elif data[at : at + 7] == b"A\0\0\0\2VV":
+            table[key] = [None, None]
+            at += 7
         else:
             table[key], at = _decode_value(data, at, depth + 1)
     if at != end:

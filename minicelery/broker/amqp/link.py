@@ -20,13 +20,13 @@ from pika import credentials, frame, spec
 from pika.exceptions import AMQPError
 
 from minicelery.broker.amqp import codec
-from minicelery.broker.amqp.server import Blocked, Late, Lost, Refused, Server, host_name
+from minicelery.broker.amqp.server import PASSING, Blocked, Late, Lost, Refused, Server, host_name
 from minicelery.broker.url import ServerURL
 
 FRAME_MAX = 131072
 _READ = 1 << 18
+_LARGE = 1 << 16
 _TLS_ALERT = b"\x15\x03"
-_method_number = struct.Struct(">I").unpack_from
 
 
 class Content:
@@ -100,7 +100,7 @@ class Link:
         raise error
 
     def _shake_hands(self, url: ServerURL, end: float) -> None:
-        self._buffer, self._partial, self._answers = b"", {}, {}
+        self._buffer, self._partial, self._answers, self._late = b"", {}, {}, False
         self._sent_at = self._heard_at = time.monotonic()
         self.limit(max(0.05, end - time.monotonic()))
         self._send(frame.ProtocolHeader().marshal())
@@ -169,7 +169,10 @@ class Link:
         if self._sock is None:
             raise Lost("the connection is closed")
         try:
-            self._sock.sendall(data)
+            if len(data) < _LARGE:
+                self._sock.sendall(data)
+            else:
+                self._send_large(data)
         except (BlockingIOError, TimeoutError) as error:
             self._late = True
             # Before it stops reading it says why.
@@ -181,6 +184,15 @@ class Link:
         self._sent_at = time.monotonic()
 
     send = _send
+
+    def _send_large(self, data: bytes) -> None:
+        """Within the limit in all: `sendall` takes it for each part that the kernel has room for."""
+        end = time.monotonic() + self.limited
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._sock.send(rest) :]
+            if rest and time.monotonic() > end:
+                raise TimeoutError
 
     def send_method(self, channel: int, method: Any) -> None:
         """Send a method; its answer, if it has one, is due to `wait_for`."""
@@ -297,7 +309,7 @@ class Link:
             raise Refused(0, "it does not speak AMQP 0-9-1 on this port", whole=True)
 
     def _take_method(self, channel: int, payload: bytes) -> None:
-        number = _method_number(payload)[0]
+        number = int.from_bytes(payload[:4], "big")
         if number in (codec.DELIVER, codec.GET_OK, codec.RETURN):
             self._partial[channel] = Content(channel, number, payload)
         elif number in (codec.ACK, codec.NACK):
@@ -352,6 +364,8 @@ class Link:
         if isinstance(method, spec.Connection.Close):
             with contextlib.suppress(OSError):
                 self.send_method(0, spec.Connection.CloseOk())
+            if method.reply_code in PASSING:
+                raise Lost(f"the server has closed the connection: {method.reply_text}")
             raise Refused(method.reply_code, method.reply_text, whole=True)
         if isinstance(method, spec.Channel.Close):
             self.send_method(channel, spec.Channel.CloseOk())

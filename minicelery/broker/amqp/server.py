@@ -37,7 +37,7 @@ class Blocked(Late):
 
 
 # Refusals that another attempt may not meet: shutting down, a node that starts, a queue that moves.
-_PASSING = frozenset({320, 405, 506, 541})
+PASSING = frozenset({320, 405, 506, 541})
 
 LOST = (Lost, OSError)
 """Errors after which the connection is dropped and the same call may succeed on a new one."""
@@ -46,7 +46,7 @@ LOST = (Lost, OSError)
 def passes(error: BaseException) -> bool:
     """Whether trying again may help."""
     if isinstance(error, Refused):
-        return error.code in _PASSING or (error.whole and error.code == 0)
+        return error.code in PASSING or (error.whole and error.code == 0)
     return isinstance(error, LOST)
 
 
@@ -177,8 +177,8 @@ class Server:
             return f"RabbitMQ at {self.masked} does not allow it: {text}; grant the user permissions"
         if error.code in (312, 404):
             return (
-                f"RabbitMQ at {self.masked} has no place for it: {text}; check exchange and routing_key, and "
-                "that task_queues declares and binds what should take it"
+                f"RabbitMQ at {self.masked} knows no such place: {text}; check exchange and routing_key, and "
+                "that task_queues declares and binds what should take messages"
             )
         code = f" ({error.code})" if error.code else ""
         return f"RabbitMQ at {self.masked} refused: {text}{code}"

@@ -111,6 +111,11 @@ class SQLiteBroker:
         statement = "DELETE FROM messages WHERE queue = ? AND consumer IS NULL"
         return self.file.write(lambda connection: connection.execute(statement, (queue,)).rowcount)
 
+    def dead(self, queue: str) -> int:
+        statement = "SELECT count(*) FROM dead WHERE queue = ?"
+        count: int = self.file.read(lambda connection: connection.execute(statement, (queue,)).fetchone()[0])
+        return count
+
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         statement = (
             "SELECT reason, rejected, message_id, task, envelope, body FROM dead"
