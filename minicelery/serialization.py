@@ -8,6 +8,7 @@ here is ever executed: only the types of this list are built.
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import uuid
 from collections.abc import Callable, Iterable
@@ -216,6 +217,8 @@ COMPRESSIONS = {
     "gzip": "application/x-gzip",
     "bzip2": "application/x-bz2",
     "bzip": "application/x-bz2",
+    "zstd": "application/zstd",
+    "zstandard": "application/zstd",
 }
 LARGEST_BODY = 512 * 1024 * 1024
 """Bytes that a compressed body may grow to; more is refused as a decompression bomb."""
@@ -232,7 +235,22 @@ def compress(data: bytes, name: str) -> tuple[bytes, str]:
         import bz2
 
         return bz2.compress(data), content_type
+    if content_type == "application/zstd":
+        packed: bytes = _zstd().compress(data)
+        return packed, content_type
     raise ImproperlyConfigured(f"no compression is named {name!r}; there are {', '.join(COMPRESSIONS)}")
+
+
+def _zstd() -> Any:
+    """The zstd module: Python's own since 3.14, else of the package backports.zstd."""
+    for name in ("compression.zstd", "backports.zstd"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise ImproperlyConfigured(
+        "compression 'zstd' needs the package backports.zstd: pip install minicelery[zstd]"
+    )
 
 
 def decompress(data: bytes, content_type: object) -> bytes:
@@ -248,6 +266,12 @@ def decompress(data: bytes, content_type: object) -> bytes:
         import bz2
 
         unpacker, wrong = bz2.BZ2Decompressor(), OSError
+    elif kind == "application/zstd":
+        try:
+            module = _zstd()
+        except ImproperlyConfigured as error:
+            raise DecodeError(str(error)) from None
+        unpacker, wrong = module.ZstdDecompressor(), module.ZstdError
     else:
         raise DecodeError(f"unknown compression {str(content_type)[:80]!r}; known: {', '.join(COMPRESSIONS)}")
     try:

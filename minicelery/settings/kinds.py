@@ -304,7 +304,7 @@ MODULES = Kind("a list or tuple of module names", _modules, _split)
 CONTENT = Kind("a list, tuple or set of serializer names or content types", _content, _split)
 ANYTHING = optional(Kind("any value", _anything, str))
 SERIALIZER = choice("json", "msgpack", later=("yaml", "pickle", "auth"))
-COMPRESSION = choice("zlib", "gzip", "bzip2", "bzip", later=("lzma", "xz", "zstd", "zstandard", "brotli"))
+COMPRESSION = choice("zlib", "gzip", "bzip2", "bzip", "zstd", "zstandard", later=("lzma", "xz", "brotli"))
 DELIVERY_MODE = choice(1, 2, aliases={"transient": 1, "persistent": 2})
 
 
