@@ -364,7 +364,8 @@ class DisabledBackend:
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise ImproperlyConfigured(
             "no result backend is configured, so the state of tasks is unknown; "
-            'set result_backend, e.g. Celery(backend="redis://localhost/0") or backend="sqlite:///results.db"'
+            'set result_backend, e.g. Celery(backend="redis://localhost/0") or backend="sqlite:///results.db"; '
+            'where the broker is RabbitMQ, backend="rpc://" needs no other server'
         )
 
     load = watch = forget = _refuse

@@ -18,7 +18,11 @@ _vhosts = itertools.count(1)
 
 def pytest_configure() -> None:
     """In CI nothing is skipped for want of a package that a test compares with or runs on."""
-    missing = [name for name in ("celery", "flask", "pika", "PIL") if importlib.util.find_spec(name) is None]
+    missing = [
+        name
+        for name in ("celery", "django", "flask", "pika", "PIL")
+        if importlib.util.find_spec(name) is None
+    ]
     if os.environ.get("CI") and missing:
         raise pytest.UsageError(f"not installed: {', '.join(missing)}; pip install -e '.[dev]'")
 

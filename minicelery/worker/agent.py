@@ -22,6 +22,7 @@ from minicelery.exceptions import BackendError, OperationalError
 from minicelery.message import Delivery, Message, Outcome, Verdict, new_id
 from minicelery.worker.board import Board, as_outcome
 from minicelery.worker.executor import Executor
+from minicelery.worker.fates import bury, fates, key_of
 
 log = logging.getLogger(__name__)
 
@@ -178,20 +179,18 @@ class Agent:
         reason = next(iter(started.values()), None)
         kept = slot.kept_message()
         outcomes = []
-        ended = set()
-        for key, let_go, fields in slot.noted():
-            ended.add(key)
-            self.board.obituaries.add(key, reason, fields)
+        noted = slot.noted()
+        for key, let_go, fields in noted:
             if let_go:
                 message = kept[1] if kept is not None and kept[0] == key else Message("", "", b"", {})
                 outcomes.append(as_outcome(Delivery(message, 0, let_go=True), fields))
-        if entry.began and slot.key not in ended:
-            if kept is not None and kept[0] == slot.key:
-                lost = Delivery(kept[1], 0, started=True, reason=reason, let_go=True)
-                if isinstance(outcome := self._end_of(lost), Outcome):
-                    outcomes.append(outcome)
-            # Also of what had just been let go of: it may come back nevertheless.
-            self.board.obituaries.add(slot.key, reason, None)
+        running = slot.key if entry.began and slot.key not in {key for key, _, _ in noted} else ""
+        if running and kept is not None and kept[0] == running:
+            lost = Delivery(kept[1], 0, started=True, reason=reason, let_go=True)
+            if isinstance(outcome := self._end_of(lost), Outcome):
+                outcomes.append(outcome)
+        # Also of what had just been let go of: it may come back nevertheless.
+        bury(self.board.obituaries, slot, running, reason)
         return outcomes
 
     def _collect(self) -> None:
@@ -202,12 +201,15 @@ class Agent:
         heir = self.broker.consumer(self.queues, f"{self.hostname}/{new_id()}", self.backend)
         try:
             outcomes = []
-            for delivery in reversed(heir.swap([], JOB, 0.0)):
-                fate = self.board.fate(delivery) if delivery.message.headers.get("redelivered") else None
-                outcome: Any = Outcome(delivery, Verdict.REQUEUE)
+            fresh = heir.swap([], JOB, 0.0)
+            back = [delivery for delivery in fresh if delivery.message.headers.get("redelivered")]
+            known = fates(self.board, back) if back else {}
+            for delivery in reversed(fresh):
+                fate = known.get(key_of(delivery))
+                outcome: Any = None
                 if fate is not None and fate.outcome is not None:
                     outcome = as_outcome(delivery, fate.outcome)
-                elif fate is not None:
+                elif fate is not None and not fate.running:
                     delivery.started, delivery.reason = True, fate.reason
                     outcome = self._end_of(delivery)
                 outcomes.append(

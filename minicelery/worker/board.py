@@ -4,16 +4,14 @@ A child writes its own slot; everybody reads.  Nothing waits for anybody: a slot
 stands at its head and at its tail, and a reader that sees two different ones reads again.
 
 Where the broker itself gives back what a dead child held (`Consumer.adopts` is False), a
-child that fetches such a message learns here what had become of it: see `fate`.
+child that fetches such a message learns here what had become of it: see `fates`.
 """
 
 from __future__ import annotations
 
 import marshal
 import mmap
-import os
 import struct
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +27,9 @@ JOURNAL = 128 * 1024
 _LENGTH = struct.Struct("=I")
 _KEY = 128
 KEPT_MESSAGE = 64 * 1024
-_SLOT = _ENTRY.size + _NAME + _LENGTH.size + JOURNAL + _KEY + _LENGTH.size + KEPT_MESSAGE
 OBITUARIES = 512 * 1024
-BURIAL = 1.0
-"""Seconds that a dead child's obituary is waited for."""
+ENDED = 128 * 1024
+_SLOT = _ENTRY.size + _NAME + _LENGTH.size + JOURNAL + _KEY + _LENGTH.size + KEPT_MESSAGE + ENDED
 
 
 @dataclass(slots=True)
@@ -47,47 +44,14 @@ class Entry:
     processed: int = 0
 
 
-@dataclass(slots=True)
-class Fate:
-    """What had become of a message that came back: how its run died, or how it had ended."""
-
-    reason: str | None = None
-    outcome: tuple[Any, ...] | None = None  # fields for `as_outcome`
-
-
 class Board:
     """`size` slots in one anonymous shared mapping, made before the first fork."""
 
     def __init__(self, size: int) -> None:
         self._memory = mmap.mmap(-1, size * _SLOT + OBITUARIES)
         self.slots = [Slot(self._memory, index * _SLOT) for index in range(size)]
-        self.obituaries = Obituaries(self._memory, size * _SLOT)
-
-    def fate(self, delivery: Delivery) -> Fate | None:
-        """What a child of this worker had done with a message that the broker has given back.
-
-        None: it had not begun, or some other worker had it.
-        """
-        key = key_of(delivery)
-        end = time.monotonic() + BURIAL
-        while True:
-            if (found := self.obituaries.find(key)) is not None:
-                return found
-            ran = False
-            for slot in self.slots:
-                entry = slot.read()
-                if not entry.pid:
-                    continue
-                for noted, _, fields in slot.noted():
-                    if noted == key:
-                        return Fate(outcome=fields)
-                ran = ran or (slot.key == key and bool(entry.began) and not _alive(entry.pid))
-            if not ran:
-                return self.obituaries.find(key)
-            # It has died just now: the agent is about to say how.
-            if time.monotonic() > end:
-                return Fate("Worker exited prematurely")
-            time.sleep(0.005)
+        # What dead children had done; written by the agent alone.
+        self.obituaries = Ring(self._memory, size * _SLOT, OBITUARIES)
 
     def idle(self, but: Slot | None = None) -> bool:
         """Whether a child, other than `but`'s, has nothing to do."""
@@ -108,6 +72,8 @@ class Slot:
         self._journal = offset + _ENTRY.size + _NAME
         self._key = self._journal + _LENGTH.size + JOURNAL
         self._kept = self._key + _KEY
+        # What its child has done, settled or not, as far back as there is room.
+        self.ended = Ring(memory, self._kept + _LENGTH.size + KEPT_MESSAGE, ENDED)
         self._number = 0
         self._end = 0  # of what the journal holds
         self.pid = 0
@@ -140,6 +106,7 @@ class Slot:
         self._end = 0
         _LENGTH.pack_into(self._memory, self._journal, 0)
         _LENGTH.pack_into(self._memory, self._kept, 0)
+        self.ended.clear()
         self.name_run("")
         self.write(0, 0.0)
 
@@ -177,6 +144,8 @@ class Slot:
             data = marshal.dumps((delivery.receipt, key, delivery.let_go, _fields(outcome)))
         except ValueError:  # a value of a kind marshal does not know
             return False
+        if key and outcome.verdict is not Verdict.REQUEUE:
+            self.ended.add(data)
         start, end = self._end, self._end + _LENGTH.size + len(data)
         if end > JOURNAL:
             return False
@@ -259,37 +228,39 @@ def _as_tuple(message: Message) -> tuple[object, ...]:
     return tuple(getattr(message, name) for name in Message.__slots__)
 
 
-class Obituaries:
-    """What dead children had done: two halves, of which the older is dropped when the newer is full.
+class Ring:
+    """Entries in shared memory: two halves, of which the older is dropped when the newer is full.
 
-    Written by the agent alone, read by every child.
+    One process writes, any may read: what is being dropped is read as an end.
     """
 
-    def __init__(self, memory: mmap.mmap, offset: int) -> None:
+    def __init__(self, memory: mmap.mmap, offset: int, size: int) -> None:
         self._memory = memory
         self._offset = offset
-        self._half = OBITUARIES // 2
+        self._half = size // 2
 
-    def add(self, key: str, reason: str | None, fields: tuple[Any, ...] | None) -> None:
-        """Keep what had become of the message `key`."""
-        data = marshal.dumps((key, reason, fields))
-        if len(data) + 2 * _LENGTH.size > self._half:
-            data = marshal.dumps((key, reason or "its outcome was too large to keep", None))
-        newer = self._memory[self._offset + _LENGTH.size] & 1
+    def add(self, data: bytes) -> bool:
+        """Keep what `marshal` has packed; False if it is larger than a half."""
+        need = _LENGTH.size + len(data)
+        if need + 2 * _LENGTH.size > self._half:
+            return False
+        newer = self._newer()
         base, end = self._place(newer)
-        if end + _LENGTH.size + len(data) > self._half:
+        if end + need > self._half:
             newer ^= 1
             base, _ = self._place(newer)
             end = 2 * _LENGTH.size
+            _LENGTH.pack_into(self._memory, base, end)
             self._memory[self._offset + _LENGTH.size] = newer
         at = base + end
-        self._memory[at : at + _LENGTH.size + len(data)] = _LENGTH.pack(len(data)) + data
-        _LENGTH.pack_into(self._memory, base, end + _LENGTH.size + len(data))
+        self._memory[at : at + need] = _LENGTH.pack(len(data)) + data
+        _LENGTH.pack_into(self._memory, base, end + need)
+        return True
 
-    def find(self, key: str) -> Fate | None:
-        """What had become of the message `key`; the latest word of it."""
-        found = None
-        newer = self._memory[self._offset + _LENGTH.size] & 1
+    def entries(self) -> list[Any]:
+        """What is kept, the oldest first."""
+        found = []
+        newer = self._newer()
         for half in (newer ^ 1, newer):
             base, end = self._place(half)
             at = 2 * _LENGTH.size
@@ -297,30 +268,25 @@ class Obituaries:
                 (length,) = _LENGTH.unpack_from(self._memory, base + at)
                 at += _LENGTH.size
                 try:
-                    noted, reason, fields = marshal.loads(self._memory[base + at : base + at + length])
+                    found.append(marshal.loads(self._memory[base + at : base + at + length]))
                 except (ValueError, EOFError, TypeError):
-                    break  # the half is being dropped
+                    break
                 at += length
-                if noted == key:
-                    found = Fate(reason, fields)
         return found
 
+    def clear(self) -> None:
+        """Drop everything."""
+        for half in (0, 1):
+            _LENGTH.pack_into(self._memory, self._offset + half * self._half, 0)
+
+    def _newer(self) -> int:
+        return self._memory[self._offset + _LENGTH.size] & 1
+
     def _place(self, half: int) -> tuple[int, int]:
-        """Where a half begins, and where its entries end; which is the newer one stands in the first."""
+        """Where a half begins, and where its entries end; which one is newer stands in the first."""
         base = self._offset + half * self._half
         (end,) = _LENGTH.unpack_from(self._memory, base)
-        return base, max(end, 2 * _LENGTH.size)
-
-
-def key_of(delivery: Delivery) -> str:
-    """What a delivery and its redelivery have in common, and a retry or a counted one has not."""
-    message = delivery.message
-    key = f"{message.id} {message.headers.get('retries') or 0} {delivery.deliveries}"
-    if len(key) <= _KEY:
-        return key
-    import hashlib
-
-    return hashlib.blake2b(key.encode(), digest_size=32).hexdigest()
+        return base, min(max(end, 2 * _LENGTH.size), self._half)
 
 
 def _fields(outcome: Outcome) -> tuple[Any, ...]:
@@ -344,19 +310,3 @@ def as_outcome(delivery: Delivery, fields: tuple[Any, ...]) -> Outcome:
         [Message(*fields) for fields in messages],
         reason,
     )
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and was not waited for yet does not."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return not os.path.isdir("/proc/self")

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from minicelery.broker import Consumer
 from minicelery.exceptions import BackendError, OperationalError, SoftTimeLimitExceeded
 from minicelery.message import Delivery, Outcome, Verdict
-from minicelery.worker.board import as_outcome, key_of
+from minicelery.worker.board import as_outcome
 from minicelery.worker.call import Call
 from minicelery.worker.executor import Executor
+from minicelery.worker.fates import fates, key_of
 
 if TYPE_CHECKING:
     from minicelery.worker.board import Board, Slot
@@ -88,6 +89,7 @@ class Loop:
         self._outage = 0
         # The broker gives back what a dead child held: then the board must tell what it was.
         self.told = not consumer.adopts
+        self.aside: list[Delivery] = []  # came back while a sibling runs them
         self.keeper = Keeper(self, orders)
 
     def run(self) -> int:
@@ -102,8 +104,9 @@ class Loop:
                 fresh = self._swap(self._room(), IDLE_WAIT)
                 if fresh:
                     self.slot.clear_journal()
-                    if self.told:
-                        fresh = self._learn(fresh)
+                if self.aside or (self.told and fresh):
+                    fresh = self._learn(fresh)
+                if fresh:
                     self.waiting.extend(fresh)
                     self._work()
             settled = self._settle_all()
@@ -117,16 +120,25 @@ class Loop:
         return 0
 
     def _learn(self, fresh: list[Delivery]) -> list[Delivery]:
-        """Of deliveries that have come back: what had become of them; those that are still to be run."""
+        """Of deliveries that have come back: settle what had ended; those that are still to be run.
+
+        What a sibling is still running is kept aside until that has ended.
+        """
+        fresh, self.aside = self.aside + fresh, []
+        back = [delivery for delivery in fresh if delivery.message.headers.get("redelivered")]
+        known = fates(self.board, back) if back else {}
         left = []
         for delivery in fresh:
-            fate = self.board.fate(delivery) if delivery.message.headers.get("redelivered") else None
-            if fate is not None and fate.outcome is not None:
+            fate = known.get(key_of(delivery)) if known else None
+            if fate is None:
+                left.append(delivery)
+            elif fate.outcome is not None:
                 self._finish(as_outcome(delivery, fate.outcome))
-                continue
-            if fate is not None:
+            elif fate.running:
+                self.aside.append(delivery)
+            else:
                 delivery.started, delivery.reason = True, fate.reason
-            left.append(delivery)
+                left.append(delivery)
         return left
 
     def _room(self) -> int:
@@ -276,6 +288,8 @@ class Loop:
     def _settle_all(self) -> bool:
         """Settle what is left, for as long as the broker's lease would last; whether it is done."""
         self.give_back()
+        for delivery in self.aside:
+            self._finish(Outcome(delivery, Verdict.REQUEUE))
         if not self.done and not self.unsettled:
             return True
         end = time.monotonic() + 10.0

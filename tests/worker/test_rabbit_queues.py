@@ -90,10 +90,12 @@ def test_a_rejected_task_goes_to_the_dead_letter_exchange_its_queue_names(rabbit
     assert stage.app.broker.dead_letters("mortal") == []
 
 
-def test_a_broadcast_reaches_every_worker_once(rabbit_stage: Stage) -> None:
+def test_a_broadcast_reaches_every_worker_once(rabbit_server: RabbitServer, rabbit_stage: Stage) -> None:
     stage = rabbit_stage
     for _ in range(2):
         stage.worker(broadcast="everybody", concurrency=2)
+    vhost = stage.url.rpartition("/")[2]
+    wait_until(lambda: rabbit_server.ctl("list_queues", "-p", vhost, "name", "-q").count("bcast.") == 2)
     stage.app.conf.task_queues = [Broadcast("everybody")]
     result = stage.send("run", queue="everybody")
     wait_until(lambda: stage.ends()[result.id] == 2)

@@ -56,7 +56,7 @@ class AMQPConsumer:
     def __init__(self, broker: AMQPBroker, queues: Sequence[str], name: str, backend: Backend | None) -> None:
         if not queues:
             raise ValueError("a consumer needs at least one queue")
-        self.name = name
+        self.name = self._first_name = name
         self._broker = broker
         self._server = broker.server
         self._queues = list(queues)
@@ -77,7 +77,6 @@ class AMQPConsumer:
         self._turn = deque(queues)
         self._early: list[tuple[float, int, Delivery]] = []  # a heap: due in less than a second
         self._held: dict[int, Delivery] = {}  # handed out, by receipt
-        self._astray: dict[tuple[str, int], Delivery] = {}  # handed out before the connection was lost
         self._revoked = notes.Topic("revoked")
         self._look_again = 0.0  # monotonic: whether anything has been revoked by now
         self._failure: Refused | None = None
@@ -96,6 +95,7 @@ class AMQPConsumer:
         """See `Consumer.swap`."""
         try:
             link = self._connected()
+            link.beat()
             if want == 0 and self._full < STEADY:
                 # Acknowledging makes room, and who wants nothing would be sent the next ones.
                 self._cancel(link)
@@ -197,11 +197,6 @@ class AMQPConsumer:
         self._counted.add(tag)
         self._size += (len(content.body) - self._size) // 4
         delivery = decode(content, redelivered, exchange, key, queue, self._epoch * _EPOCH + tag)
-        if redelivered and self._astray and (known := self._astray.pop(_key(delivery), None)) is not None:
-            # Fetched before the connection was lost: whoever has it goes on with the new receipt.
-            known.receipt = delivery.receipt
-            self._held[known.receipt] = known
-            return
         due = _due(delivery)
         if due is not None and due > time.time():
             heapq.heappush(self._early, (due, next(self._numbers), delivery))
@@ -375,6 +370,8 @@ class AMQPConsumer:
             link = Link(self._server, timeout=self._server.connect_timeout, heartbeat=heartbeat)
             try:
                 self._epoch += 1
+                if self._epoch > 1:
+                    self.name = f"{self._first_name}~{self._epoch}"
                 self._link = link
                 link.on_content = functools.partial(self._take_content, link)
                 link.on_cancel = self._cancelled
@@ -408,12 +405,10 @@ class AMQPConsumer:
             self._failure = Refused(405, f"the queue {queue!r} was deleted or has moved")
 
     def _disconnect(self) -> None:
-        """Drop the connection.  The server gives back what is held; what comes back here is known."""
+        """Drop the connection.  The server gives back what is held."""
         link, self._link = self._link, None
         if link is not None:
             link.close_socket()
-        for delivery in self._held.values():
-            self._astray[_key(delivery)] = delivery
         self._held.clear()
         for lane in self._ready.values():
             lane.clear()
@@ -434,21 +429,10 @@ class AMQPConsumer:
                 self._give_back(link, tags)
             link.close()
         self._held.clear()
-        self._astray.clear()
         for fd in (self._wake_read, self._wake_write):
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._wake_read = self._wake_write = -1
-
-
-def _key(delivery: Delivery) -> tuple[str, int]:
-    """What a message and its redelivery have in common, and its retry has not."""
-    return delivery.message.id, _retries(delivery.message)
-
-
-def _retries(message: Message) -> int:
-    retries = message.headers.get("retries")
-    return retries if type(retries) is int else 0
 
 
 def _due(delivery: Delivery) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from minicelery.broker.amqp import codec
 from minicelery.broker.amqp.link import FRAME_MAX, Content
-from minicelery.message import Delivery, Message, iso, protocol_1_headers
+from minicelery.message import Delivery, Message, iso, new_id, protocol_1_headers
 
 DEATHS = "x-minicelery-deaths"
 """Header with the number of runs that died under a message.  (RabbitMQ's own ``x-delivery-count``
@@ -19,7 +19,7 @@ EXPIRY_GRACE = 86400.0
 
 _PERSISTENT = 2
 _MOST_HEADERS = FRAME_MAX - 60_000  # bytes of a message's own among those of its dead letter
-_KNOWN = ("message_id", "timestamp", "type", "app_id")
+_KNOWN = ("timestamp", "type", "app_id")
 
 
 def properties(message: Message, now: float) -> dict[str, Any]:
@@ -36,6 +36,7 @@ def properties(message: Message, now: float) -> dict[str, Any]:
         "priority": min(255, message.priority or 0),
         "correlation_id": given.get("correlation_id") or message.id,
         "reply_to": given.get("reply_to"),
+        "message_id": new_id(),  # of this one message: a retry, or the same sent again, has another
     }
     if message.expires is not None:
         left = max(message.expires - now, 0.0) + EXPIRY_GRACE

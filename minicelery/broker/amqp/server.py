@@ -8,6 +8,7 @@ import random
 import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from minicelery.broker.url import ServerURL
@@ -47,7 +48,7 @@ def passes(error: BaseException) -> bool:
     """Whether trying again may help."""
     if isinstance(error, Refused):
         return error.code in PASSING or (error.whole and error.code == 0)
-    return isinstance(error, LOST)
+    return isinstance(error, LOST) and not isinstance(error, ssl.SSLCertVerificationError)
 
 
 class Server:
@@ -55,7 +56,7 @@ class Server:
 
     def __init__(self, urls: Sequence[ServerURL], options: Mapping[str, Any]) -> None:
         self.urls = list(urls)
-        self.masked = ";".join(url.masked for url in urls)
+        self.masked = ";".join(map(self._shown, urls))
         if options.get("failover_strategy") == "shuffle":
             random.shuffle(self.urls)
         self._first = 0  # index of the node that answered last
@@ -75,6 +76,13 @@ class Server:
         self.client_properties = options.get("client_properties") or {}
         for url in filter(self._is_secure, self.urls):
             _check_tls(self._tls_options(url))
+
+    def _shown(self, url: ServerURL) -> str:
+        """The whole of what is used, but the password: ``amqp://guest:**@localhost:5672//``."""
+        port = url.port or (5671 if url.scheme == "amqps" else 5672)
+        host = url.host or "localhost"
+        path = "/" + self.virtual_host(url)
+        return replace(url, host=host, port=port, path=path, user=url.user or "guest", password="**").masked
 
     def nodes(self) -> Iterator[ServerURL]:
         """Every node once, beginning with the one that answered last."""

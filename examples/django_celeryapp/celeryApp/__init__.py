@@ -1,0 +1,3 @@
+# celeryApp/__init__.py
+from .celery import app as celery_app
+__all__ = ('celery_app',)

@@ -1,0 +1,121 @@
+"""What had become of a message that the broker has given back.
+
+Some brokers put back by themselves what a lost connection held (`Consumer.adopts` is
+False), and only say that somebody had the message before.  Whoever of the same worker
+fetches it learns the rest from the Board.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from minicelery.message import Delivery, Verdict
+from minicelery.worker.board import Board, Ring, Slot
+
+BURIAL = 1.0
+"""Seconds that a dead child's obituary is waited for."""
+_TAIL = 100
+_SETTLED = (Verdict.ACK.value, None, (), None)
+"""The outcome of what the broker had let go of, and gives back all the same: it is applied elsewhere."""
+_EPOCH = 40  # a receipt's bits below the number of its connection
+
+
+@dataclass(slots=True)
+class Fate:
+    """A run's end: its outcome, or how its process died; or it is still running elsewhere."""
+
+    outcome: tuple[Any, ...] | None = None  # fields for `as_outcome`
+    reason: str | None = None
+    running: bool = False
+
+
+def key_of(delivery: Delivery) -> str:
+    """What a delivery and its redelivery have in common, and no other message has.
+
+    With a sender's message id it is of this one message; else of a task's attempt.
+    """
+    message = delivery.message
+    properties = message.properties
+    sent = properties.get("message_id")
+    retries = message.headers.get("retries") or 0
+    key = f"m {sent} {delivery.deliveries}" if sent else f"i {message.id} {retries} {delivery.deliveries}"
+    if len(key) <= 100:
+        return key
+    import hashlib
+
+    return f"{key[0]} {hashlib.blake2b(key.encode(), digest_size=32).hexdigest()}"
+
+
+def fates(board: Board, deliveries: Sequence[Delivery]) -> dict[str, Fate]:
+    """By key, what children of this worker had done with what the broker has given back.
+
+    None is there of what had not begun, or another worker had.
+    """
+    keys = {key_of(delivery) for delivery in deliveries}
+    end = time.monotonic() + BURIAL
+    while True:
+        found, dying = _look(board, keys)
+        if not dying:
+            return found
+        # It has died just now: the agent is about to say how.
+        if time.monotonic() > end:
+            for key in dying:
+                found[key] = Fate(reason="Worker exited prematurely")
+            return found
+        time.sleep(0.005)
+
+
+def _look(board: Board, keys: set[str]) -> tuple[dict[str, Fate], set[str]]:
+    found: dict[str, Fate] = {}
+    dying: set[str] = set()
+    for slot in board.slots:
+        entry = slot.read()
+        if not entry.pid:
+            continue
+        key = slot.key
+        if key in keys and entry.began:
+            if _alive(entry.pid):
+                found[key] = Fate(running=True)
+            else:
+                dying.add(key)
+        for receipt, key, let_go, fields in slot.ended.entries():
+            # Without a message's own id: only what a connection held that has been lost since.
+            if key in keys and (key[0] == "m" or receipt >> _EPOCH < max(1, entry.generation)):
+                found[key] = Fate(_SETTLED if let_go else fields)
+                dying.discard(key)
+    for key, reason, fields in board.obituaries.entries():
+        if key in keys:
+            found[key] = Fate(fields, reason)
+            dying.discard(key)
+    return found, dying
+
+
+def bury(obituaries: Ring, slot: Slot, running: str, reason: str | None) -> None:
+    """Write down what a dead child had done lately, and that it had been at `running`."""
+    for _, key, let_go, fields in slot.ended.entries()[-_TAIL:]:
+        fields = _SETTLED if let_go else fields
+        if not obituaries.add(marshal.dumps((key, None, fields))):
+            obituaries.add(marshal.dumps((key, "its outcome was too large to keep", None)))
+    if running:
+        obituaries.add(marshal.dumps((running, reason or "Worker exited prematurely", None)))
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for yet does not."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return not os.path.isdir("/proc/self")
