@@ -238,7 +238,10 @@ def parse_time(text: object, field_name: str, zone: tzinfo = timezone.utc) -> fl
         raise InvalidTaskError(f"{field_name}={text[:80]!r} is not an ISO 8601 time") from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone)
-    return moment.timestamp()
+    try:
+        return moment.astimezone(timezone.utc).timestamp()
+    except OverflowError as error:
+        raise InvalidTaskError(f"{field_name}={text[:80]!r} is beyond the year 9999") from error
 
 
 _NO_LINKS = (None, None, None, None)

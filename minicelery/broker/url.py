@@ -15,6 +15,9 @@ _URL = re.compile(
     r"(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?$"
 )
 
+# Between the servers of a list; a semicolon in a password has no scheme after it.
+_NEXT = re.compile(r";(?=\s*[a-zA-Z][a-zA-Z0-9+.-]*://)")
+
 AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp", "py-amqp"})
 
 
@@ -64,7 +67,7 @@ def parse_url(url: str) -> ServerURL:
 
 def parse_urls(url: str) -> list[ServerURL]:
     """The servers of a list separated by ``;``, all of one kind, the first to be tried first."""
-    found = [parse_url(part.strip()) for part in url.split(";") if part.strip()]
+    found = [parse_url(part.strip()) for part in _NEXT.split(url) if part.strip()]
     if not found or (len(found) > 1 and not {server.scheme for server in found} <= AMQP_SCHEMES):
         raise ImproperlyConfigured(
             f"{mask_url(url)!r}: only amqp:// takes a list of servers; name one server"
@@ -74,7 +77,7 @@ def parse_urls(url: str) -> list[ServerURL]:
 
 def mask_url(url: str) -> str:
     """`url` with everything that may be a password replaced by ``**``; takes malformed ones too."""
-    return ";".join(map(_mask_one, url.split(";")))
+    return ";".join(map(_mask_one, _NEXT.split(url)))
 
 
 def _mask_one(url: str) -> str:

@@ -29,6 +29,10 @@ PUBLISH_DEADLINE = 5.0
 _CHUNK_BYTES = 1 << 16
 
 
+class _Overdue(Late):
+    """No time is left to begin."""
+
+
 class AMQPBroker:
     """Queues in RabbitMQ.
 
@@ -88,6 +92,7 @@ class AMQPBroker:
         """`work(link)` on a pooled link, again on a new one when it is lost."""
         attempt = 0
         pool = pool or self.sure
+        last: BaseException | None = None
         try:
             slot = pool.take(end)
             try:
@@ -95,20 +100,23 @@ class AMQPBroker:
                     try:
                         was_idle = slot.link is not None
                         return work(self._link(slot, end, pool is not self.plain))
+                    except _Overdue as error:
+                        raise last or error from None
                     except (Refused, *LOST) as error:
                         slot.drop()
                         if not passes(error) or isinstance(error, Blocked):
                             raise
+                        last = error
                         # An idle link may have died long ago: that is no failed attempt.
                         attempt += not was_idle or attempt > 0
                         wait = random.uniform(0.5, 1.0) * min(1.0, 0.1 * attempt)
                         if (attempts is not None and attempt >= attempts) or time.monotonic() + wait >= end:
                             raise
                         time.sleep(wait)
-                    except ValueError:  # a message that AMQP can't carry: nothing of it was sent
-                        raise
-                    except BaseException:
-                        slot.drop()
+                    except BaseException as error:
+                        # A message that can't be packed leaves the link as it was, before it is sent.
+                        if not (isinstance(error, ValueError) and slot.link and not slot.link.outstanding):
+                            slot.drop()
                         raise
             finally:
                 pool.put_back(slot)
@@ -123,7 +131,7 @@ class AMQPBroker:
         if link is None:
             left = end - time.monotonic()
             if left <= 0:
-                raise Late("the deadline has passed")
+                raise _Overdue("the deadline has passed")
             link = slot.link = Link(self.server, timeout=left)
             if confirms:
                 link.confirm()
@@ -141,44 +149,53 @@ class AMQPBroker:
         self._wait_while_blocked(link, end)
         if end - time.monotonic() < link.timeout - 0.5:
             link.limit(max(0.05, end - time.monotonic()))
+        again: set[str] = set()  # ids of those that no queue took at first
         while left:
-            sent = self._send_all(link, left, end)
-            left[:] = self._wait_for_confirms(link, sent, end) if link.confirms else []
+            first = link.published + 1
+            try:
+                self._send_all(link, left, end)
+                if link.confirms:
+                    self._wait_for_confirms(link, left, first, end)
+                    left[:] = self._unroutable(link, left, again)
+                else:
+                    left.clear()
+            except BaseException:
+                # What has been confirmed is not to be sent once more.
+                left[:] = [
+                    message
+                    for number, message in enumerate(left, first)
+                    if number > link.published or number in link.outstanding or number in link.refused
+                ]
+                raise
         if link.limited < link.timeout:
             link.limit(link.timeout)
 
-    def _send_all(self, link: Link, messages: Sequence[Message], end: float) -> dict[int, Message]:
+    def _send_all(self, link: Link, messages: Sequence[Message], end: float) -> None:
         """Send the messages, the server being at work on the first while the last are packed."""
         now = time.time()
         frames: list[bytes] = []
-        sent: dict[int, Message] = {}
         size = 0
-        for number, message in enumerate(messages, link.published + 1):
+        for message in messages:
             exchange, key, mandatory = self._address(link, message, now, end)
             data = codec.publish_frames(
                 1, exchange, key, properties(message, now), message.body, link.frame_max,
                 mandatory and link.confirms,
             )  # fmt: skip
-            sent[number] = message
             frames.append(data)
             size += len(data)
             if size > _CHUNK_BYTES:
-                self._send(link, sent, frames)
+                self._send(link, frames)
+                link.pump(0.0)
                 frames, size = [], 0
-        self._send(link, sent, frames)
-        return sent
+        self._send(link, frames)
 
-    def _send(self, link: Link, sent: dict[int, Message], frames: Sequence[bytes]) -> None:
-        if not frames:
-            return
+    def _send(self, link: Link, frames: Sequence[bytes]) -> None:
         if link.confirms:
             first, link.published = link.published + 1, link.published + len(frames)
             link.outstanding.update(dict.fromkeys(range(first, link.published + 1)))
         link.send(b"".join(frames))
-        if len(sent) > 1:
-            link.pump(0.0)
-            if 1 in link.closed:
-                raise link.closed.pop(1)
+        if 1 in link.closed:
+            raise link.closed.pop(1)
 
     def _address(self, link: Link, message: Message, now: float, end: float) -> tuple[str, str, bool]:
         """Exchange and routing key of a message, its queue declared; whether a queue must take it."""
@@ -217,8 +234,8 @@ class AMQPBroker:
         declare.ensure_delayed_queue(link, self.spec_of(message.queue), end)
         return *declare.delay_route(seconds, declare.address(message.queue)), True
 
-    def _wait_for_confirms(self, link: Link, sent: Mapping[int, Message], end: float) -> list[Message]:
-        """Until all of `sent` are confirmed; those to be sent again, as their queue was gone."""
+    def _wait_for_confirms(self, link: Link, sent: Sequence[Message], first: int, end: float) -> None:
+        """Until all of `sent`, numbered from `first`, are confirmed."""
         while link.outstanding and not link.closed:
             left = end - time.monotonic()
             if left <= 0:
@@ -229,16 +246,15 @@ class AMQPBroker:
         if 1 in link.closed:
             raise link.closed.pop(1)
         if link.refused:
-            queues = sorted({sent[number].queue for number in link.refused if number in sent})
-            link.refused.clear()
+            queues = sorted({sent[number - first].queue for number in link.refused})
             raise Refused(
                 0, f"queue {', '.join(map(repr, queues))} is full (x-max-length) and takes no more messages"
             )
-        if link.returned:
-            return self._unroutable(link, sent)
-        return []
 
-    def _unroutable(self, link: Link, sent: Mapping[int, Message]) -> list[Message]:
+    def _unroutable(self, link: Link, sent: Sequence[Message], again: set[str]) -> list[Message]:
+        """Those of `sent` that no queue took, to be sent again: their queue was there when it was declared."""
+        if not link.returned:
+            return []
         ids = set()
         for content in link.returned:
             try:
@@ -246,17 +262,14 @@ class AMQPBroker:
             except (KeyError, ValueError, IndexError):
                 continue
         link.returned.clear()
-        again = [message for message in sent.values() if message.id in ids]
-        for message in again:
-            mark = ("returned", message.queue)
-            if mark in link.declared or ("queue", message.queue) not in link.declared:
+        found = [message for message in sent if message.id in ids]
+        for message in found:
+            if message.id in again:
                 where = f"exchange {message.exchange!r} with routing key {message.routing_key!r}"
                 raise Refused(312, f"no queue takes {where if message.exchange else repr(message.queue)}")
-        for message in again:  # deleted since it was declared here: once more
-            link.declared.discard(("queue", message.queue))
-            link.declared.discard(("delayed", message.queue))
-            link.declared.add(("returned", message.queue))
-        return again
+            again.add(message.id)
+        link.declared.clear()
+        return found
 
     def _wait_while_blocked(self, link: Link, end: float) -> None:
         while link.blocked is not None:
@@ -277,7 +290,7 @@ class AMQPBroker:
 
     def tend(self, queues: Sequence[str], alive: Sequence[str]) -> list[str]:
         """See `Broker.tend`.  The server itself gives back what a lost consumer held: none is named."""
-        if self._tended is None:
+        if not self._tended:
             end = time.monotonic() + 4 * PUBLISH_DEADLINE
 
             def bind(link: Link) -> None:
@@ -386,11 +399,14 @@ class AMQPBroker:
 
         def send(link: Link) -> None:
             declare.ensure_queue(link, queue, end)
-            link.published += 1
-            link.outstanding[link.published] = None
-            body = delivery.message.body
-            link.send(codec.publish_frames(1, "", queue.name, found, body, link.frame_max))
-            self._wait_for_confirms(link, {link.published: delivery.message}, end)
+            body, first = delivery.message.body, link.published + 1
+            try:
+                data = codec.publish_frames(1, "", queue.name, found, body, link.frame_max)
+            except ValueError:  # headers that fill a frame, and ours make them too large
+                bare = {"headers": {"x-rejected-reason": reason[:500]}, "delivery_mode": 2}
+                data = codec.publish_frames(1, "", queue.name, bare, body, link.frame_max)
+            self._send(link, [data])
+            self._wait_for_confirms(link, [delivery.message], first, end)
 
         self.insist(send, end)
 

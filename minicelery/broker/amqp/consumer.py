@@ -29,7 +29,7 @@ from minicelery.broker.amqp import codec, declare, notes
 from minicelery.broker.amqp.envelope import DEATHS, decode
 from minicelery.broker.amqp.link import Content, Link
 from minicelery.broker.amqp.server import LOST, Refused
-from minicelery.exceptions import BrokerUnavailable, InvalidTaskError, OperationalError
+from minicelery.exceptions import BrokerUnavailable, InvalidTaskError, MiniCeleryError, OperationalError
 from minicelery.message import Delivery, Message, Outcome, Record, Verdict, parse_time
 
 if TYPE_CHECKING:
@@ -149,7 +149,9 @@ class AMQPConsumer:
 
     def _hear_all(self, link: Link) -> None:
         """Read whatever the queues have sent until now: they answer after what they sent before."""
-        link.call_all([spec.Queue.Declare(queue=queue, passive=True) for queue in self._queues])
+        # Twice: that an acknowledgement has made room reaches a queue by another way.
+        for _ in range(2):
+            link.call_all([spec.Queue.Declare(queue=queue, passive=True) for queue in self._queues])
         self._check(link)
 
     def _check(self, link: Link) -> None:
@@ -273,16 +275,18 @@ class AMQPConsumer:
             records = [outcome.record for outcome in mine if outcome.record is not None]
             if records:
                 self._backend.store(records)
-        publish: list[Message] = []
         acked: list[int] = []
         given_back: list[int] = []
         refused: list[int] = []
+        buried: list[tuple[Delivery, str]] = []
+        follow_ups: list[tuple[Outcome, Sequence[Message]]] = []
         for outcome in mine:
             delivery, verdict = outcome.delivery, outcome.verdict
             tag = delivery.receipt % _EPOCH
-            publish += outcome.publish
+            if outcome.publish:
+                follow_ups.append((outcome, outcome.publish))
             if verdict is Verdict.REQUEUE and delivery.deliveries > _deaths(delivery):
-                publish.append(_counted(delivery))
+                follow_ups.append((outcome, [_counted(delivery)]))
             elif verdict is Verdict.REQUEUE:
                 given_back.append(tag)
                 continue
@@ -290,11 +294,13 @@ class AMQPConsumer:
                 if "x-dead-letter-exchange" in self._broker.spec_of(delivery.message.queue).arguments:
                     refused.append(tag)
                     continue
-                self._broker.bury(delivery, outcome.reason or "rejected")
+                buried.append((delivery, outcome.reason or "rejected"))
             if not delivery.let_go:
                 acked.append(tag)
-        if publish:
-            self._broker.publish_surely(publish)
+        if follow_ups:
+            buried += self._publish(follow_ups)
+        for delivery, reason in buried:
+            self._broker.bury(delivery, reason)
         if given_back:
             self._let_go(link)
             self._give_back(link, given_back)
@@ -306,6 +312,26 @@ class AMQPConsumer:
             link.send(b"".join(frames))
         for outcome in mine:
             self._held.pop(outcome.delivery.receipt, None)
+
+    def _publish(self, follow_ups: Sequence[tuple[Outcome, Sequence[Message]]]) -> list[tuple[Delivery, str]]:
+        """Send what follows from outcomes; those for which it can never be sent, and why.
+
+        Raises BrokerUnavailable.
+        """
+        try:
+            self._broker.publish_surely([message for _, messages in follow_ups for message in messages])
+            return []
+        except BrokerUnavailable:
+            raise
+        except (OperationalError, MiniCeleryError, ValueError) as error:
+            if len(follow_ups) > 1:
+                return [lost for one in follow_ups for lost in self._publish([one])]
+            delivery = follow_ups[0][0].delivery
+            log.error(
+                "What follows from task %s[%s] can't be sent: %s; the message is kept in the dead letters of %r",
+                delivery.message.task, delivery.message.id, error, delivery.message.queue,
+            )  # fmt: skip
+            return [(delivery, f"what follows from it could not be sent: {error}")]
 
     def _ack_frames(self, tags: Sequence[int]) -> list[bytes]:
         """As few acknowledgements as will do: one for all the oldest, and one for each of the others."""
@@ -390,7 +416,7 @@ class AMQPConsumer:
         self._revoked = notes.Topic("revoked")
         self._look_again = float("inf")
         try:
-            notes.follow(link, self._revoked, end)
+            notes.follow(link, self._revoked, end, lambda mark: self._broker.notes.mark("revoked", mark))
         except Refused as error:
             if error.whole:
                 raise

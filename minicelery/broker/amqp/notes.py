@@ -16,7 +16,7 @@ from pika import spec
 
 from minicelery.broker.amqp import codec
 from minicelery.broker.amqp.link import Content, Link
-from minicelery.broker.amqp.server import LOST, Refused
+from minicelery.broker.amqp.server import LOST, Blocked, Refused
 from minicelery.exceptions import BrokerUnavailable, OperationalError
 from minicelery.message import Message, new_id
 
@@ -30,6 +30,7 @@ _KEPT = "31D"
 _BYTES = 20_000_000
 _SEGMENT = 1_000_000
 _PATIENCE = 5.0
+_QUIET = 0.3
 
 
 class Topic:
@@ -80,11 +81,13 @@ def ensure_stream(link: Link, topic: str, end: float) -> None:
     link.call(spec.Queue.Declare(queue=stream(topic), durable=True, arguments=arguments), end=end)
 
 
-def follow(link: Link, topic: Topic, end: float) -> None:
+def follow(link: Link, topic: Topic, end: float, write: Callable[[str], None]) -> None:
     """Read `topic` on a channel of its own from the beginning, and go on hearing what is added.
 
-    Returns when all that was there before has been read.  `link.on_content` must pass what
-    comes on that channel to `heard`.  Raises Refused with code 404 where nothing was ever noted.
+    Returns when all that was there before has been read: `write` puts a mark at the end of
+    the stream, on another connection, as the server may not read one that publishes.  Where
+    it can't, the end is where nothing more comes.  `link.on_content` must pass what comes on
+    that channel to `heard`.  Raises Refused with code 404 where nothing was ever noted.
     """
     name = stream(topic.name)
     link.open_channel(CHANNEL, end)
@@ -92,8 +95,10 @@ def follow(link: Link, topic: Topic, end: float) -> None:
     consume = spec.Basic.Consume(queue=name, consumer_tag="notes", arguments={"x-stream-offset": "first"})
     link.call(consume, CHANNEL, end)
     mark = new_id()
-    properties = {"headers": {"mark": mark}, "delivery_mode": 2}
-    link.send(codec.publish_frames(CHANNEL, "", name, properties, b"", link.frame_max))
+    try:
+        write(mark)
+    except OperationalError:
+        end = min(end, time.monotonic() + _QUIET)
     while mark not in topic.marks and time.monotonic() < end:
         if CHANNEL in link.closed:
             raise link.closed.pop(CHANNEL)
@@ -126,6 +131,19 @@ class Notes:
 
         self._once(send)
 
+    def mark(self, topic: str, mark: str) -> None:
+        """Put a mark at the end of the stream, soon or not at all.  Raises OperationalError."""
+        name = stream(topic)
+        end = time.monotonic() + 1.0
+
+        def send(link: Link) -> None:
+            if link.blocked is not None:
+                raise Blocked(link.blocked)
+            properties = {"headers": {"mark": mark}, "delivery_mode": 2}
+            link.send(codec.publish_frames(1, "", name, properties, b"", link.frame_max))
+
+        self.broker.insist(send, end, 1, self.broker.plain)
+
     def read(self, topic: str) -> dict[str, bytes]:
         """The records that have not expired."""
         found = Topic(topic)
@@ -133,7 +151,8 @@ class Notes:
         def look(link: Link) -> None:
             link.on_content = lambda content: heard(link, found, content)
             try:
-                follow(link, found, time.monotonic() + _PATIENCE)
+                end = time.monotonic() + _PATIENCE
+                follow(link, found, end, lambda mark: self.mark(topic, mark))
             except Refused as error:
                 if error.code != 404:
                     raise
