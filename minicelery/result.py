@@ -71,6 +71,8 @@ class AsyncResult(Generic[R]):
     def _meta(self) -> dict[str, Any]:
         if self._final is not None:
             return self._final
+        if self._ignored:
+            return _PENDING_META  # nothing is stored, whatever becomes of it
         found = self.backend.load([self.id])[0]
         return _PENDING_META if found is None else self._read(found.document)
 

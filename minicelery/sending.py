@@ -205,8 +205,7 @@ class Sender:
         if options and ("retry" in options or "retry_policy" in options):
             attempts = publish_attempts(self.app.conf, options)
         if defaults.direct_results:
-            replies: Any = self.app.backend
-            replies.expect([message.id for message in messages if not message.headers.get("ignore_result")])
+            self._ask_for_replies(messages)
         broker = self.app._broker or self.app.broker
         copies = messages
         for message in messages:
@@ -217,6 +216,16 @@ class Sender:
         if signals.after_task_publish.receivers:
             for message in messages:
                 self._announce(signals.after_task_publish, message, options or {})
+
+    def _ask_for_replies(self, messages: Sequence[Message]) -> None:
+        """Have the results of the calls sent to this app: ``rpc://``."""
+        replies: Any = self.app.backend
+        wanted = [message for message in messages if not message.headers.get("ignore_result")]
+        for message in wanted:
+            if message.properties.get("reply_to") in (None, Origin.client_id):
+                message.properties["reply_to"] = replies.queue
+        if wanted:
+            replies.expect([message.id for message in wanted])
 
     def expand(self, messages: Sequence[Message]) -> list[Message]:
         """The messages as the broker takes them: one for each queue where it has no exchanges."""

@@ -55,11 +55,33 @@ class Consumer(Protocol):
         accordingly, also by earlier `extend`s.  It must have fetched nothing itself.
         """
 
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether the delivery is still this consumer's.  Asked only where it can't adopt."""
+
+    def acknowledge(self, delivery: Delivery) -> None:
+        """Let go of a delivery before it runs, so that it never comes back; sets its `let_go`.
+
+        Only where the consumer can't adopt.  Raises BrokerUnavailable where it is not held any more.
+        """
+
     def wake(self) -> None:
         """End a waiting `swap` now, or the next one at once.  From any thread."""
 
     def close(self) -> None:
         """Give back, uncounted and to the front, all that is unsettled; never raises."""
+
+
+class Leased:
+    """What consumers have in common whose broker keeps leases: what a dead one held is adopted."""
+
+    adopts = True
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Not asked: an outcome of what is not held is skipped."""
+        return True
+
+    def acknowledge(self, delivery: Delivery) -> None:
+        """Not asked: a mark does."""
 
 
 class Broker(Protocol):

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from minicelery.broker import LEASE, Backend
+from minicelery.broker import LEASE, Backend, Leased
 from minicelery.broker.url import ServerURL
 from minicelery.message import DeadLetter, Delivery, Message, Outcome, Record, Verdict
 from minicelery.states import SUCCESS
@@ -185,10 +185,8 @@ class MemoryBroker:
         """Nothing is open; what is stored lasts as long as the process."""
 
 
-class MemoryConsumer:
+class MemoryConsumer(Leased):
     """The consumer; see `minicelery.broker.Consumer`."""
-
-    adopts = True
 
     def __init__(
         self, store: _Store, queues: Sequence[str], name: str, backend: Backend | None, lease: float

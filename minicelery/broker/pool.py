@@ -6,10 +6,16 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from minicelery.message import new_id
+
+
+def pool_limit(options: Mapping[str, Any]) -> int:
+    """How many links a pool may have by `broker_pool_limit`: 10 by default, 0 is no limit."""
+    limit = options.get("pool_limit")
+    return 10 if limit is None else int(limit) or 1_000_000
 
 
 class Slot:

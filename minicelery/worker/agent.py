@@ -20,9 +20,9 @@ from typing import Any
 from minicelery.broker import LEASE, Backend, Broker, Consumer
 from minicelery.exceptions import BackendError, OperationalError
 from minicelery.message import Delivery, Message, Outcome, Verdict, new_id
-from minicelery.worker.board import Board, as_outcome
+from minicelery.worker.board import DONE, Board, as_outcome
 from minicelery.worker.executor import Executor
-from minicelery.worker.fates import bury, fates, key_of
+from minicelery.worker.fates import bury, sort_out
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,9 @@ class Agent:
         self.estates: list[Estate] = []
         self.every = min(TEND, lease / 4)
         self.stop_by: float | None = None
-        self._told = False  # obituaries were written, of what may be back in the queues by now
+        self._told = bool(
+            board.obituaries.entries()
+        )  # obituaries were written, of what may be back in the queues by now
         self._heard = b""
         self._tended = 0.0
         self._outage = 0
@@ -177,6 +179,9 @@ class Agent:
         slot = self.board.slots[index]
         entry = slot.read()
         reason = next(iter(started.values()), None)
+        if reason == DONE:
+            bury(self.board.obituaries, slot)
+            return []
         kept = slot.kept_message()
         outcomes = []
         noted = slot.noted()
@@ -200,18 +205,9 @@ class Agent:
         """
         heir = self.broker.consumer(self.queues, f"{self.hostname}/{new_id()}", self.backend)
         try:
-            outcomes = []
-            fresh = heir.swap([], JOB, 0.0)
-            back = [delivery for delivery in fresh if delivery.message.headers.get("redelivered")]
-            known = fates(self.board, back) if back else {}
-            for delivery in reversed(fresh):
-                fate = known.get(key_of(delivery))
-                outcome: Any = None
-                if fate is not None and fate.outcome is not None:
-                    outcome = as_outcome(delivery, fate.outcome)
-                elif fate is not None and not fate.running:
-                    delivery.started, delivery.reason = True, fate.reason
-                    outcome = self._end_of(delivery)
+            left, outcomes, aside = sort_out(self.board, heir.swap([], JOB, 0.0))
+            for delivery in reversed([*left, *aside]):
+                outcome: Any = self._end_of(delivery) if delivery.started else None
                 outcomes.append(
                     outcome if isinstance(outcome, Outcome) else Outcome(delivery, Verdict.REQUEUE)
                 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import marshal
 import mmap
 import struct
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +25,15 @@ _GENERATION = struct.Struct("=I")
 _GENERATION_AT = struct.calcsize("=Q I")
 _NAME = 160
 JOURNAL = 128 * 1024
+DONE = "done"
+"""How a child ended that has settled everything and left by itself."""
 _LENGTH = struct.Struct("=I")
-_KEY = 128
+_CHECKED = struct.Struct("=I I")  # length and checksum
+KEY = 128
 KEPT_MESSAGE = 64 * 1024
 OBITUARIES = 512 * 1024
-ENDED = 128 * 1024
-_SLOT = _ENTRY.size + _NAME + _LENGTH.size + JOURNAL + _KEY + _LENGTH.size + KEPT_MESSAGE + ENDED
+ENDED = 256 * 1024
+_SLOT = _ENTRY.size + _NAME + _LENGTH.size + JOURNAL + KEY + _LENGTH.size + KEPT_MESSAGE + ENDED
 
 
 @dataclass(slots=True)
@@ -71,7 +75,7 @@ class Slot:
         self._offset = offset
         self._journal = offset + _ENTRY.size + _NAME
         self._key = self._journal + _LENGTH.size + JOURNAL
-        self._kept = self._key + _KEY
+        self._kept = self._key + KEY
         # What its child has done, settled or not, as far back as there is room.
         self.ended = Ring(memory, self._kept + _LENGTH.size + KEPT_MESSAGE, ENDED)
         self._number = 0
@@ -112,7 +116,7 @@ class Slot:
 
     def name_run(self, key: str) -> None:
         """Say which message is about to run, by a key that its redelivery has as well."""
-        self._memory[self._key : self._key + _KEY] = key.encode()[:_KEY].ljust(_KEY, b"\0")
+        self._memory[self._key : self._key + KEY] = key.encode()[:KEY].ljust(KEY, b"\0")
 
     def keep_message(self, message: Message, key: str) -> bool:
         """Keep the message that runs, as the broker is about to let go of it; False if it is too big."""
@@ -179,7 +183,7 @@ class Slot:
     @property
     def key(self) -> str:
         """The key of the message that runs, or ran last."""
-        return self._memory[self._key : self._key + _KEY].rstrip(b"\0").decode(errors="replace")
+        return self._memory[self._key : self._key + KEY].rstrip(b"\0").decode(errors="replace")
 
     def kept_message(self) -> tuple[str, Message] | None:
         """The message that the broker has let go of, and its key."""
@@ -241,7 +245,7 @@ class Ring:
 
     def add(self, data: bytes) -> bool:
         """Keep what `marshal` has packed; False if it is larger than a half."""
-        need = _LENGTH.size + len(data)
+        need = _CHECKED.size + len(data)
         if need + 2 * _LENGTH.size > self._half:
             return False
         newer = self._newer()
@@ -253,7 +257,7 @@ class Ring:
             _LENGTH.pack_into(self._memory, base, end)
             self._memory[self._offset + _LENGTH.size] = newer
         at = base + end
-        self._memory[at : at + need] = _LENGTH.pack(len(data)) + data
+        self._memory[at : at + need] = _CHECKED.pack(len(data), zlib.crc32(data)) + data
         _LENGTH.pack_into(self._memory, base, end + need)
         return True
 
@@ -264,13 +268,13 @@ class Ring:
         for half in (newer ^ 1, newer):
             base, end = self._place(half)
             at = 2 * _LENGTH.size
-            while at < end:
-                (length,) = _LENGTH.unpack_from(self._memory, base + at)
-                at += _LENGTH.size
-                try:
-                    found.append(marshal.loads(self._memory[base + at : base + at + length]))
-                except (ValueError, EOFError, TypeError):
+            while at + _CHECKED.size <= end:
+                length, check = _CHECKED.unpack_from(self._memory, base + at)
+                at += _CHECKED.size
+                data = self._memory[base + at : base + at + length] if length <= end - at else b""
+                if zlib.crc32(data) != check:  # it is being written over
                     break
+                found.append(marshal.loads(data))
                 at += length
         return found
 

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minicelery.message import Delivery, Verdict
-from minicelery.worker.board import Board, Ring, Slot
+from minicelery.message import Delivery, Outcome, Verdict
+from minicelery.worker.board import KEY, Board, Ring, Slot, as_outcome
 
 BURIAL = 1.0
 """Seconds that a dead child's obituary is waited for."""
+REMEMBERED = 900.0
+"""Seconds that an obituary is believed: a later message may have the same key."""
 _TAIL = 100
 _SETTLED = (Verdict.ACK.value, None, (), None)
 """The outcome of what the broker had let go of, and gives back all the same: it is applied elsewhere."""
@@ -37,14 +39,16 @@ class Fate:
 def key_of(delivery: Delivery) -> str:
     """What a delivery and its redelivery have in common, and no other message has.
 
-    With a sender's message id it is of this one message; else of a task's attempt.
+    With a sender's message id it is of this one message (its copy in one queue, where an
+    exchange has made several); else of a task's attempt.
     """
     message = delivery.message
     properties = message.properties
     sent = properties.get("message_id")
     retries = message.headers.get("retries") or 0
-    key = f"m {sent} {delivery.deliveries}" if sent else f"i {message.id} {retries} {delivery.deliveries}"
-    if len(key) <= 100:
+    name = f"m {sent}" if sent else f"i {message.id} {retries}"
+    key = f"{name} {delivery.deliveries} {message.queue}"
+    if len(key.encode()) <= KEY:
         return key
     import hashlib
 
@@ -67,12 +71,33 @@ def fates(board: Board, deliveries: Sequence[Delivery]) -> dict[str, Fate]:
             for key in dying:
                 found[key] = Fate(reason="Worker exited prematurely")
             return found
-        time.sleep(0.005)
+        time.sleep(0.02)
+
+
+def sort_out(board: Board, fresh: Sequence[Delivery]) -> tuple[list[Delivery], list[Outcome], list[Delivery]]:
+    """Of deliveries that may have come back: those to be run, outcomes, and what a sibling still runs."""
+    back = [delivery for delivery in fresh if delivery.message.headers.get("redelivered")]
+    known = fates(board, back) if back else {}
+    if not known:
+        return list(fresh), [], []
+    left, ended, aside = [], [], []
+    for delivery in fresh:
+        fate = known.get(key_of(delivery))
+        if fate is not None and fate.outcome is not None:
+            ended.append(as_outcome(delivery, fate.outcome))
+        elif fate is not None and fate.running:
+            aside.append(delivery)
+        else:
+            if fate is not None:
+                delivery.started, delivery.reason = True, fate.reason
+            left.append(delivery)
+    return left, ended, aside
 
 
 def _look(board: Board, keys: set[str]) -> tuple[dict[str, Fate], set[str]]:
     found: dict[str, Fate] = {}
     dying: set[str] = set()
+    now = time.monotonic()
     for slot in board.slots:
         entry = slot.read()
         if not entry.pid:
@@ -88,21 +113,20 @@ def _look(board: Board, keys: set[str]) -> tuple[dict[str, Fate], set[str]]:
             if key in keys and (key[0] == "m" or receipt >> _EPOCH < max(1, entry.generation)):
                 found[key] = Fate(_SETTLED if let_go else fields)
                 dying.discard(key)
-    for key, reason, fields in board.obituaries.entries():
-        if key in keys:
+    for key, reason, fields, died in board.obituaries.entries():
+        if key in keys and now - died < REMEMBERED:
             found[key] = Fate(fields, reason)
             dying.discard(key)
     return found, dying
 
 
-def bury(obituaries: Ring, slot: Slot, running: str, reason: str | None) -> None:
-    """Write down what a dead child had done lately, and that it had been at `running`."""
+def bury(obituaries: Ring, slot: Slot, running: str = "", reason: str | None = None) -> None:
+    """Write down what a child that is gone had done lately, and that it had been at `running`."""
+    now = time.monotonic()
     for _, key, let_go, fields in slot.ended.entries()[-_TAIL:]:
-        fields = _SETTLED if let_go else fields
-        if not obituaries.add(marshal.dumps((key, None, fields))):
-            obituaries.add(marshal.dumps((key, "its outcome was too large to keep", None)))
+        obituaries.add(marshal.dumps((key, None, _SETTLED if let_go else fields, now)))
     if running:
-        obituaries.add(marshal.dumps((running, reason or "Worker exited prematurely", None)))
+        obituaries.add(marshal.dumps((running, reason or "Worker exited prematurely", None, now)))
 
 
 def _alive(pid: int) -> bool:

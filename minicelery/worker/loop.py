@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 from minicelery.broker import Consumer
 from minicelery.exceptions import BackendError, OperationalError, SoftTimeLimitExceeded
 from minicelery.message import Delivery, Outcome, Verdict
-from minicelery.worker.board import as_outcome
 from minicelery.worker.call import Call
 from minicelery.worker.executor import Executor
-from minicelery.worker.fates import fates, key_of
+from minicelery.worker.fates import key_of, sort_out
+from minicelery.worker.memory import resident_kib
 
 if TYPE_CHECKING:
     from minicelery.worker.board import Board, Slot
@@ -124,21 +124,10 @@ class Loop:
 
         What a sibling is still running is kept aside until that has ended.
         """
-        fresh, self.aside = self.aside + fresh, []
-        back = [delivery for delivery in fresh if delivery.message.headers.get("redelivered")]
-        known = fates(self.board, back) if back else {}
-        left = []
-        for delivery in fresh:
-            fate = known.get(key_of(delivery)) if known else None
-            if fate is None:
-                left.append(delivery)
-            elif fate.outcome is not None:
-                self._finish(as_outcome(delivery, fate.outcome))
-            elif fate.running:
-                self.aside.append(delivery)
-            else:
-                delivery.started, delivery.reason = True, fate.reason
-                left.append(delivery)
+        aside = [delivery for delivery in self.aside if self.consumer.holds(delivery)]
+        left, ended, self.aside = sort_out(self.board, aside + fresh)
+        for outcome in ended:
+            self._finish(outcome)
         return left
 
     def _room(self) -> int:
@@ -195,6 +184,8 @@ class Loop:
         slot, executor = self.slot, self.executor
         key = ""
         if self.told:
+            if not self.consumer.holds(delivery):
+                return 0.0  # its connection was lost meanwhile: it comes again
             key = key_of(delivery)
             slot.name_run(key)
         slot.write(delivery.receipt, began)
@@ -203,6 +194,10 @@ class Loop:
             outcome = call
         else:
             assert type(call) is Call
+            if self.told and delivery.once and call.request.redelivered and not self._let_go(delivery, key):
+                self.began = 0.0
+                slot.write(delivery.receipt, 0.0)
+                return 0.0
             self.current = call
             if call.time_limit is not None and not self.alone:
                 slot.write(delivery.receipt, began, began + call.time_limit)
@@ -223,6 +218,22 @@ class Loop:
         self.began = 0.0
         slot.write(delivery.receipt, 0.0)
         return now - began
+
+    def _let_go(self, delivery: Delivery, key: str) -> bool:
+        """Have the broker forget a message that somebody had before, or it may come back for ever.
+
+        What had become of it nobody here knows: it may have killed a whole worker.  False
+        where it is not this child's any more.
+        """
+        if not self.slot.keep_message(delivery.message, key):
+            return True
+        try:
+            with self.lock:
+                self.consumer.acknowledge(delivery)
+        except OperationalError as error:
+            log.debug("%s", error)
+            return False
+        return True
 
     def _finish(self, outcome: Outcome) -> None:
         if not self.done:
@@ -479,14 +490,3 @@ class Keeper(threading.Thread):
 
         if not self._locked(leave, 1.0):
             os._exit(UNSETTLED)
-
-
-def resident_kib() -> int:
-    """This process's resident memory in KiB."""
-    try:
-        with open("/proc/self/statm", "rb") as statm:
-            return int(statm.read().split()[1]) * (os.sysconf("SC_PAGE_SIZE") // 1024)
-    except (OSError, ValueError, IndexError):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from minicelery import signals
 from minicelery.message import new_id
-from minicelery.worker.board import Board, Slot
+from minicelery.worker.board import DONE, Board, Slot
 from minicelery.worker.loop import QUIT, STOP
 
 log = logging.getLogger(__name__)
@@ -269,9 +269,15 @@ class Supervisor:
         if signals.worker_process_shutdown.receivers:
             signals.worker_process_shutdown.send(sender=None, pid=child.pid, exitcode=code)
         if code == 0 and not entry.began:  # a task may call os._exit(0)
+            self._hasty = 0
+            if self.agent is not None and not self.stopping and slot.ended.entries():
+                # What it has ended may come back yet: the agent writes it down.
+                index = self.board.slots.index(slot)
+                self.unsettled[index] = DONE
+                self.agent.order(_lost(index, DONE))
+                return
             slot.clear()
             self.free.insert(0, slot)
-            self._hasty = 0
             return
         now = time.monotonic()
         reason = child.killed or f"Worker exited prematurely: {_how(code)}"

@@ -7,12 +7,14 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from minicelery import Celery
 from minicelery.exceptions import BackendUnavailable, ImproperlyConfigured, TimeoutError
-from minicelery.message import Origin, Record
+from minicelery.message import Record
+from minicelery.result import AsyncResult
 from tests.conformance.messages import record
 from tests.proxy import Proxy
 from tests.waiting import wait_until
@@ -32,17 +34,18 @@ def worker(rabbit_url: str) -> Iterator[Celery]:
         yield app
 
 
-def reply(id: str, state: str = "SUCCESS", result: object = 4) -> Record:
-    found = record(id, state, result)
-    found.reply_to = Origin.client_id
+def reply(asked: AsyncResult[Any], state: str = "SUCCESS", result: object = 4) -> Record:
+    """What a worker sends to who asked."""
+    found = record(asked.id, state, result)
+    found.reply_to = asked.backend.queue
     return found
 
 
 def test_each_state_comes_to_the_sender(client: Celery, worker: Celery) -> None:
     result = client.send_task("noop")
     seen: list[str] = []
-    timer = threading.Timer(0.2, worker.backend.store, ([reply(result.id)],))
-    worker.backend.store([reply(result.id, "STARTED"), reply(result.id, "RETRY")])
+    timer = threading.Timer(0.2, worker.backend.store, ([reply(result)],))
+    worker.backend.store([reply(result, "STARTED"), reply(result, "RETRY")])
     timer.start()
     assert result.get(timeout=10, on_message=lambda meta: seen.append(meta["status"])) == 4
     assert seen[-1] == "SUCCESS"
@@ -51,7 +54,7 @@ def test_each_state_comes_to_the_sender(client: Celery, worker: Celery) -> None:
 
 def test_an_answer_that_comes_before_anybody_waits_is_kept(client: Celery, worker: Celery) -> None:
     result = client.send_task("noop")
-    worker.backend.store([reply(result.id)])
+    worker.backend.store([reply(result)])
     wait_until(result.ready)
     worker.close()
     assert (result.state, result.get(timeout=1)) == ("SUCCESS", 4)
@@ -68,7 +71,7 @@ def test_many_threads_wait_for_their_own(client: Celery, worker: Celery) -> None
     for thread in threads:
         thread.start()
     for number, result in reversed(list(enumerate(results))):
-        worker.backend.store([reply(result.id, result=number)])
+        worker.backend.store([reply(result, result=number)])
     for thread in threads:
         thread.join(15)
     assert got == {number: number for number in range(8)}
@@ -99,18 +102,18 @@ def test_a_forked_child_is_another_client(client: Celery, worker: Celery) -> Non
                 result.get(timeout=1)
             except ImproperlyConfigured:
                 mine = client.send_task("noop")
-                worker.backend.store([reply(mine.id, result="child's")])
+                worker.backend.store([reply(mine, result="child's")])
                 code = 0 if mine.get(timeout=5) == "child's" else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    worker.backend.store([reply(result.id, result="parent's")])
+    worker.backend.store([reply(result, result="parent's")])
     assert result.get(timeout=5) == "parent's"
 
 
 def test_a_large_answer_arrives_whole(client: Celery, worker: Celery) -> None:
     result = client.send_task("noop")
-    worker.backend.store([reply(result.id, result="ü" * 1_000_000)])
+    worker.backend.store([reply(result, result="ü" * 1_000_000)])
     assert result.get(timeout=10) == "ü" * 1_000_000
 
 
@@ -140,8 +143,46 @@ def test_after_a_lost_connection_new_answers_arrive(rabbit_url: str, worker: Cel
             except BackendUnavailable:
                 pass  # the old connection was found to be dead here
             result = app.send_task("noop")
-            worker.backend.store([reply(result.id)])
+            worker.backend.store([reply(result)])
             assert result.get(timeout=10) == 4
+
+
+def test_two_apps_of_one_process_get_their_own_answers(
+    rabbit_url: str, client: Celery, worker: Celery
+) -> None:
+    with Celery("second", broker=rabbit_url, backend="rpc://", set_as_current=False) as second:
+        results = [app.send_task("noop") for app in (client, second) * 4]
+        for number, result in enumerate(results):
+            worker.backend.store([reply(result, result=number)])
+        assert [result.get(timeout=5) for result in results] == list(range(8))
+
+
+def test_a_call_does_not_wait_for_another_threads_get(client: Celery) -> None:
+    waiting = client.send_task("noop")
+    thread = threading.Thread(target=lambda: pytest.raises(TimeoutError, waiting.get, timeout=2))
+    thread.start()
+    wait_until(lambda: client.backend._lock.locked())
+    began = time.monotonic()
+    client.send_task("noop")
+    assert time.monotonic() - began < 1
+    thread.join()
+
+
+def test_what_was_answered_while_the_connection_was_lost_is_there_afterwards(
+    rabbit_url: str, worker: Celery
+) -> None:
+    port = int(rabbit_url.rpartition(":")[2].partition("/")[0])
+    with Proxy(port) as proxy:
+        url = rabbit_url.replace(str(port), str(proxy.port))
+        with Celery("cut", broker=url, backend="rpc://", set_as_current=False) as app:
+            result = app.send_task("noop")
+            proxy.cut()
+            worker.backend.store([reply(result)])
+            assert result.get(timeout=10) == 4
+
+
+def test_the_state_of_an_ignored_result_is_unknown(client: Celery) -> None:
+    assert client.send_task("noop", ignore_result=True).state == "PENDING"
 
 
 def test_rpc_needs_rabbitmq_as_broker(sqlite_url: str) -> None:

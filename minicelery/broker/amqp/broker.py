@@ -16,8 +16,8 @@ from minicelery.broker.amqp.envelope import as_text, dead_letter_properties, pro
 from minicelery.broker.amqp.link import Content, Link
 from minicelery.broker.amqp.notes import Notes, ensure_stream
 from minicelery.broker.amqp.replies import Replies
-from minicelery.broker.amqp.server import LOST, Blocked, Late, Refused, Server, passes
-from minicelery.broker.pool import Pool, Slot
+from minicelery.broker.amqp.server import FULL, LOST, Blocked, Late, Refused, Server, passes
+from minicelery.broker.pool import Pool, Slot, pool_limit
 from minicelery.broker.topology import ExchangeSpec, QueueSpec, plain_queue
 from minicelery.broker.url import ServerURL
 from minicelery.exceptions import BrokerUnavailable, OperationalError
@@ -26,6 +26,8 @@ from minicelery.message import DeadLetter, Delivery, Message
 T = TypeVar("T")
 
 PUBLISH_DEADLINE = 5.0
+IDLE = 30.0
+"""Seconds after which a link that nobody used is not trusted with the whole deadline."""
 _CHUNK_BYTES = 1 << 16
 
 
@@ -52,7 +54,7 @@ class AMQPBroker:
             lambda name: None
         )
         self.delay_kind: str = options.get("delay_queue_type") or "quorum"
-        limit = int(options.get("pool_limit") or 10)
+        limit = pool_limit(options)
         # What a worker sends for a task is confirmed, whatever callers have chosen for their own.
         self.sure, self.plain = Pool(limit, Late), Pool(limit, Late)
         self.pool = self.plain if options.get("confirm_publish") is False else self.sure
@@ -67,19 +69,19 @@ class AMQPBroker:
         """See `Broker.publish`.  Where a confirm is lost with its connection, what it was for is sent
         again, and may arrive twice.
         """
-        self._publish(self.pool, messages, deadline, attempts)
+        self._publish(self.pool, list(messages), deadline, attempts)
 
-    def publish_surely(self, messages: Sequence[Message]) -> None:
-        """Publish with confirms, even where `confirm_publish` is off."""
-        self._publish(self.sure, messages, None, None)
+    def publish_surely(self, left: list[Message], deadline: float | None = None) -> None:
+        """Publish with confirms, even where `confirm_publish` is off.
 
-    def _publish(
-        self, pool: Pool, messages: Sequence[Message], deadline: float | None, attempts: int | None
-    ) -> None:
-        if not messages:
+        `left` is emptied as the server confirms: after an error it has what may not be there.
+        """
+        self._publish(self.sure, left, deadline, None)
+
+    def _publish(self, pool: Pool, left: list[Message], deadline: float | None, attempts: int | None) -> None:
+        if not left:
             return
         end = time.monotonic() + (PUBLISH_DEADLINE if deadline is None else deadline)
-        left = list(messages)
 
         def send(link: Link) -> None:
             self.publish_on(link, left, end)
@@ -102,9 +104,12 @@ class AMQPBroker:
                         return work(self._link(slot, end, pool is not self.plain))
                     except _Overdue as error:
                         raise last or error from None
+                    except Blocked:
+                        # The link is kept: it knows that the server reads nothing of it at present.
+                        raise
                     except (Refused, *LOST) as error:
                         slot.drop()
-                        if not passes(error) or isinstance(error, Blocked):
+                        if not passes(error):
                             raise
                         last = error
                         # An idle link may have died long ago: that is no failed attempt.
@@ -121,7 +126,8 @@ class AMQPBroker:
             finally:
                 pool.put_back(slot)
         except Refused as error:
-            raise OperationalError(self.server.explain(error)) from error
+            kind = BrokerUnavailable if passes(error) or error.code == FULL else OperationalError
+            raise kind(self.server.explain(error)) from error
         except LOST as error:
             raise BrokerUnavailable(self.server.explain(error)) from error
 
@@ -147,6 +153,10 @@ class AMQPBroker:
     def publish_on(self, link: Link, left: list[Message], end: float) -> None:
         """Send `left` on a link that is being used, emptying it as the server confirms."""
         self._wait_while_blocked(link, end)
+        link.outstanding.clear()  # of an attempt that was given up while the server was blocked
+        if time.monotonic() - link.used_at > IDLE:
+            # The way there may have been forgotten meanwhile: leave time for another link.
+            end -= (end - time.monotonic()) / 2
         if end - time.monotonic() < link.timeout - 0.5:
             link.limit(max(0.05, end - time.monotonic()))
         again: set[str] = set()  # ids of those that no queue took at first
@@ -167,6 +177,7 @@ class AMQPBroker:
                     if number > link.published or number in link.outstanding or number in link.refused
                 ]
                 raise
+        link.used_at = time.monotonic()
         if link.limited < link.timeout:
             link.limit(link.timeout)
 
@@ -248,7 +259,8 @@ class AMQPBroker:
         if link.refused:
             queues = sorted({sent[number - first].queue for number in link.refused})
             raise Refused(
-                0, f"queue {', '.join(map(repr, queues))} is full (x-max-length) and takes no more messages"
+                FULL,
+                f"queue {', '.join(map(repr, queues))} is full (x-max-length) and takes no more messages",
             )
 
     def _unroutable(self, link: Link, sent: Sequence[Message], again: set[str]) -> list[Message]:

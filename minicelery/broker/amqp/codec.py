@@ -307,6 +307,12 @@ def decode_deliver(payload: bytes) -> tuple[str, int, bool, str, str]:
     return consumer, tag, redelivered, exchange, payload[at + 1 : at + 1 + length].decode(errors="replace")
 
 
+def decode_get_ok(payload: bytes) -> tuple[int, bool, str, str]:
+    """Delivery tag, redelivered, exchange and routing key of a basic.get-ok."""
+    _, tag, redelivered, exchange, key = decode_deliver(payload[:4] + b"\0" + payload[4:])
+    return tag, redelivered, exchange, key
+
+
 def decode_properties(payload: bytes) -> dict[str, Any]:
     """The properties in a content header's payload, by name.  Raises ValueError or IndexError."""
     flags = int.from_bytes(payload[12:14], "big")

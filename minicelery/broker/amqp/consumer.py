@@ -19,18 +19,18 @@ import select
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pika import spec
 
 from minicelery.broker import Backend
 from minicelery.broker.amqp import codec, declare, notes
-from minicelery.broker.amqp.envelope import DEATHS, decode
+from minicelery.broker.amqp.envelope import decode
 from minicelery.broker.amqp.link import Content, Link
-from minicelery.broker.amqp.server import LOST, Refused
-from minicelery.exceptions import BrokerUnavailable, InvalidTaskError, MiniCeleryError, OperationalError
-from minicelery.message import Delivery, Message, Outcome, Record, Verdict, parse_time
+from minicelery.broker.amqp.server import LOST, Lost, Refused
+from minicelery.broker.amqp.settling import Settler
+from minicelery.exceptions import BrokerUnavailable, InvalidTaskError, OperationalError
+from minicelery.message import Delivery, Outcome, Record, parse_time
 
 if TYPE_CHECKING:
     from minicelery.broker.amqp.broker import AMQPBroker
@@ -71,6 +71,10 @@ class AMQPConsumer:
         # Queues that go away with their last consumer: there is always one.
         specs = {queue: broker.spec_of(queue) for queue in queues}
         self._fleeting = {queue for queue, found in specs.items() if found.auto_delete}
+        # A quorum queue counts what is given back, and drops a message at its delivery limit: of several
+        # queues no message is fetched while another one runs.
+        self._sparing = len(specs) > 1 and any(found.is_quorum for found in specs.values())
+        self._settler = Settler(broker, backend)
         self._unacked: dict[int, None] = {}  # delivery tags, rising
         self._counted: set[int] = set()  # those among them that count against the width
         self._ready: dict[str, deque[Delivery]] = {queue: deque() for queue in queues}
@@ -78,6 +82,8 @@ class AMQPConsumer:
         self._early: list[tuple[float, int, Delivery]] = []  # a heap: due in less than a second
         self._held: dict[int, Delivery] = {}  # handed out, by receipt
         self._revoked = notes.Topic("revoked")
+        self._warned = False
+        self._patience = LOOK_AGAIN
         self._look_again = 0.0  # monotonic: whether anything has been revoked by now
         self._failure: Refused | None = None
         self._wake_read, self._wake_write = os.pipe()
@@ -96,15 +102,21 @@ class AMQPConsumer:
         try:
             link = self._connected()
             link.beat()
+            # Before anything is done for what may not be held any more.
+            while link.readable(0):
+                link.read()
+            self._check(link)
             if want == 0 and self._full < STEADY:
                 # Acknowledging makes room, and who wants nothing would be sent the next ones.
                 self._cancel(link)
-            if done:
-                self._settle(link, done)
+            if done or self._settler.owed:
+                self._settle(link, done, last=want == 0)
             if want == 0:
                 return []
             if time.monotonic() > self._look_again:
                 self._follow_revoked(link, time.monotonic() + self._server.timeout)
+            if self._sparing and want < FAST:
+                return self._pick(link) or self._fetch_sparingly(link, want, wait)
             self._consume(link, want)
             return self._fetch(link, want, wait)
         except (Refused, *LOST) as error:
@@ -135,6 +147,7 @@ class AMQPConsumer:
                 # What comes early must not use up the room of what is due.
                 if len(self._counted) >= self._width:
                     self._renew(link, self._width)
+                    continue
                 left = min(left, max(0.0, self._early[0][0] - time.time()))
             if link.heartbeat:
                 link.beat()
@@ -147,6 +160,29 @@ class AMQPConsumer:
                 with contextlib.suppress(BlockingIOError):
                     woken = bool(os.read(self._wake_read, 4096))
 
+    def _pick(self, link: Link) -> list[Delivery]:
+        """One message of the first queue in turn that has any."""
+        self._let_go(link)
+        for queue in list(self._turn):
+            self._turn.rotate(-1)
+            link.send_method(1, spec.Basic.Get(queue=queue))
+            answer = link.wait_for(1, (Content, spec.Basic.GetEmpty))
+            if isinstance(answer, Content):
+                tag, redelivered, exchange, key = codec.decode_get_ok(answer.method)
+                self._unacked[tag] = None
+                self._arrived(decode(answer, redelivered, exchange, key, queue, self._epoch * _EPOCH + tag))
+                if found := self._take(1):
+                    return found
+        return []
+
+    def _fetch_sparingly(self, link: Link, want: int, wait: float) -> list[Delivery]:
+        """Wait for a message of any queue; what else comes meanwhile goes back at once."""
+        self._consume(link, want)
+        found = self._fetch(link, want, wait)
+        if found:
+            self._let_go(link)
+        return found
+
     def _hear_all(self, link: Link) -> None:
         """Read whatever the queues have sent until now: they answer after what they sent before."""
         # Twice: that an acknowledgement has made room reaches a queue by another way.
@@ -155,7 +191,7 @@ class AMQPConsumer:
         self._check(link)
 
     def _check(self, link: Link) -> None:
-        for channel in (1, notes.CHANNEL):
+        for channel in (1, *notes.CHANNELS):
             if channel in link.closed:
                 raise link.closed.pop(channel)
         if self._failure is not None:
@@ -187,7 +223,7 @@ class AMQPConsumer:
 
     def _take_content(self, link: Link, content: Content) -> None:
         """A message has arrived."""
-        if content.channel == notes.CHANNEL:
+        if content.channel in notes.CHANNELS:
             notes.heard(link, self._revoked, content)
             return
         consumer, tag, redelivered, exchange, key = codec.decode_deliver(content.method)
@@ -199,11 +235,14 @@ class AMQPConsumer:
         self._counted.add(tag)
         self._size += (len(content.body) - self._size) // 4
         delivery = decode(content, redelivered, exchange, key, queue, self._epoch * _EPOCH + tag)
+        self._arrived(delivery)
+
+    def _arrived(self, delivery: Delivery) -> None:
         due = _due(delivery)
         if due is not None and due > time.time():
             heapq.heappush(self._early, (due, next(self._numbers), delivery))
         else:
-            self._ready[queue].append(delivery)
+            self._ready[delivery.message.queue].append(delivery)
 
     # -- consuming -------------------------------------------------------------------------
 
@@ -266,72 +305,41 @@ class AMQPConsumer:
 
     # -- settling --------------------------------------------------------------------------
 
-    def _settle(self, link: Link, done: Sequence[Outcome]) -> None:
-        """Records, then messages, then verdicts, of what is still held."""
-        mine = [
-            outcome for outcome in done if outcome.delivery.let_go or outcome.delivery.receipt in self._held
-        ]
-        if self._backend is not None:
-            records = [outcome.record for outcome in mine if outcome.record is not None]
-            if records:
-                self._backend.store(records)
-        acked: list[int] = []
-        given_back: list[int] = []
-        refused: list[int] = []
-        buried: list[tuple[Delivery, str]] = []
-        follow_ups: list[tuple[Outcome, Sequence[Message]]] = []
-        for outcome in mine:
-            delivery, verdict = outcome.delivery, outcome.verdict
-            tag = delivery.receipt % _EPOCH
-            if outcome.publish:
-                follow_ups.append((outcome, outcome.publish))
-            if verdict is Verdict.REQUEUE and delivery.deliveries > _deaths(delivery):
-                follow_ups.append((outcome, [_counted(delivery)]))
-            elif verdict is Verdict.REQUEUE:
-                given_back.append(tag)
-                continue
-            elif verdict is Verdict.REJECT:
-                if "x-dead-letter-exchange" in self._broker.spec_of(delivery.message.queue).arguments:
-                    refused.append(tag)
-                    continue
-                buried.append((delivery, outcome.reason or "rejected"))
-            if not delivery.let_go:
-                acked.append(tag)
-        if follow_ups:
-            buried += self._publish(follow_ups)
-        for delivery, reason in buried:
-            self._broker.bury(delivery, reason)
-        if given_back:
+    def _settle(self, link: Link, done: Sequence[Outcome], *, last: bool) -> None:
+        """Carry out what is still held, then say so to the server."""
+        mine = [outcome for outcome in done if outcome.delivery.let_go or self.holds(outcome.delivery)]
+        verdicts = self._settler.carry_out(mine, all_of_them=last)
+        if verdicts.given_back:
             self._let_go(link)
-            self._give_back(link, given_back)
+            self._give_back(link, [delivery.receipt % _EPOCH for delivery in verdicts.given_back])
+        refused = [delivery.receipt % _EPOCH for delivery in verdicts.refused if not delivery.let_go]
+        acked = [delivery.receipt % _EPOCH for delivery in verdicts.acked if not delivery.let_go]
         frames = [codec.nack_frame(1, tag, requeue=False) for tag in refused]
         for tag in refused:
             self._unacked.pop(tag, None)
         frames += self._ack_frames(acked)
         if frames:
             link.send(b"".join(frames))
-        for outcome in mine:
-            self._held.pop(outcome.delivery.receipt, None)
+        for delivery in (*verdicts.acked, *verdicts.given_back, *verdicts.refused):
+            self._held.pop(delivery.receipt, None)
 
-    def _publish(self, follow_ups: Sequence[tuple[Outcome, Sequence[Message]]]) -> list[tuple[Delivery, str]]:
-        """Send what follows from outcomes; those for which it can never be sent, and why.
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether the delivery is still this consumer's: the connection it came by has not been lost."""
+        return delivery.receipt in self._held
 
-        Raises BrokerUnavailable.
+    def acknowledge(self, delivery: Delivery) -> None:
+        """Let go of a delivery before it runs: it must not come back, whatever happens.
+
+        Raises BrokerUnavailable where it is not held any more.
         """
         try:
-            self._broker.publish_surely([message for _, messages in follow_ups for message in messages])
-            return []
-        except BrokerUnavailable:
-            raise
-        except (OperationalError, MiniCeleryError, ValueError) as error:
-            if len(follow_ups) > 1:
-                return [lost for one in follow_ups for lost in self._publish([one])]
-            delivery = follow_ups[0][0].delivery
-            log.error(
-                "What follows from task %s[%s] can't be sent: %s; the message is kept in the dead letters of %r",
-                delivery.message.task, delivery.message.id, error, delivery.message.queue,
-            )  # fmt: skip
-            return [(delivery, f"what follows from it could not be sent: {error}")]
+            if self._link is None or self._held.pop(delivery.receipt, None) is None:
+                raise Lost("the connection was lost")
+            self._link.send(b"".join(self._ack_frames([delivery.receipt % _EPOCH])))
+        except LOST as error:
+            self._disconnect()
+            raise self._explained(error) from error
+        delivery.let_go = True
 
     def _ack_frames(self, tags: Sequence[int]) -> list[bytes]:
         """As few acknowledgements as will do: one for all the oldest, and one for each of the others."""
@@ -415,13 +423,15 @@ class AMQPConsumer:
         """Hear of revoked ids; where none was ever revoked, look again later."""
         self._revoked = notes.Topic("revoked")
         self._look_again = float("inf")
+        self._patience = min(2 * self._patience, 300.0)
         try:
-            notes.follow(link, self._revoked, end, lambda mark: self._broker.notes.mark("revoked", mark))
+            notes.follow(link, self._revoked, end)
         except Refused as error:
             if error.whole:
                 raise
-            self._look_again = time.monotonic() + LOOK_AGAIN
-            if error.code != 404:
+            self._look_again = time.monotonic() + self._patience
+            if error.code != 404 and not self._warned:
+                self._warned = True
                 log.warning("Revoked tasks may run: %s", self._server.explain(error))
 
     def _cancelled(self, tag: str) -> None:
@@ -436,6 +446,7 @@ class AMQPConsumer:
         if link is not None:
             link.close_socket()
         self._held.clear()
+        self._settler.forget()
         for lane in self._ready.values():
             lane.clear()
         self._early.clear()
@@ -473,19 +484,3 @@ def _due(delivery: Delivery) -> float | None:
     # A time without a zone is read by the executor, which knows the app's.
     aware = eta.endswith("Z") or "+" in eta[10:] or "-" in eta[10:]
     return due if aware and due - time.time() < 1.0 else None
-
-
-def _deaths(delivery: Delivery) -> int:
-    """The deaths that the message itself tells of."""
-    found = delivery.raw.deaths if delivery.raw is not None else 0
-    return int(found)
-
-
-def _counted(delivery: Delivery) -> Message:
-    """The message as it goes back with one more death."""
-    message = delivery.message
-    headers = {name: value for name, value in message.headers.items() if name != "redelivered"}
-    return replace(
-        message, headers=headers | {DEATHS: delivery.deliveries}, headers_text="", exchange="",
-        routing_key=message.queue, due=None,
-    )  # fmt: skip

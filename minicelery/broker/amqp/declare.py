@@ -116,7 +116,8 @@ def ensure_delayed_queue(link: Link, queue: QueueSpec, end: float) -> None:
     """Bind a queue, once on this connection, so that what was delayed for it arrives.
 
     By the queue's own name, and, for senders that name an exchange instead, through every
-    exchange of its that is not direct; as Celery does.
+    exchange of its that is not direct.  Celery binds ``#.<key>`` for that, which also
+    catches what was not delayed.
     """
     done = ("delayed", queue.name)
     if done in link.declared:
@@ -127,7 +128,7 @@ def ensure_delayed_queue(link: Link, queue: QueueSpec, end: float) -> None:
     for binding in queue.bindings:
         if not binding.exchange.name or binding.exchange.type == "direct":
             continue
-        key = binding.key if binding.key.startswith("#") else f"#.{binding.key}"
+        key = "*." * LEVELS + binding.key
         methods.append(
             spec.Exchange.Bind(destination=binding.exchange.name, source=DELIVERY, routing_key=key)
         )

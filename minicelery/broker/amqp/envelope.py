@@ -9,7 +9,7 @@ from typing import Any
 
 from minicelery.broker.amqp import codec
 from minicelery.broker.amqp.link import FRAME_MAX, Content
-from minicelery.message import Delivery, Message, iso, new_id, protocol_1_headers
+from minicelery.message import COUNT_HEADER, Delivery, Message, iso, new_id, protocol_1_headers
 
 DEATHS = "x-minicelery-deaths"
 """Header with the number of runs that died under a message.  (RabbitMQ's own ``x-delivery-count``
@@ -27,6 +27,9 @@ def properties(message: Message, now: float) -> dict[str, Any]:
     headers = message.headers
     if message.due is not None and headers.get("eta") is None:
         headers = headers | {"eta": iso(message.due)}
+    if COUNT_HEADER in headers:
+        headers = dict(headers)
+        headers[DEATHS] = headers.pop(COUNT_HEADER)
     given = message.properties
     found: dict[str, Any] = {
         "content_type": message.content_type,
@@ -67,6 +70,7 @@ def decode(
         headers.pop("x-delivery-count", None)
         if str(headers.get("x-first-death-queue", "")).startswith("celery_delayed_"):
             headers = {name: value for name, value in headers.items() if not _is_death(name)}
+            exchange, key = "", queue  # not the way through the delays
         id, task = headers.get("id"), headers.get("task")
         if type(id) is not str or not id or type(task) is not str or not task:
             raise TypeError(f"id and task must be text that is not empty, got {id!r:.80} and {task!r:.80}")
@@ -101,6 +105,7 @@ def dead_letter_properties(delivery: Delivery, reason: str) -> dict[str, Any]:
     except (ValueError, IndexError, AttributeError, struct.error, RecursionError):
         found = {}
     found.pop("expiration", None)
+    found.pop("message_id", None)  # moved back to its queue it is a message of its own
     found.pop("user_id", None)
     found["delivery_mode"] = _PERSISTENT
     added = {

@@ -56,6 +56,7 @@ class Link:
         self.timeout = server.timeout
         self.heartbeat = heartbeat
         self.frame_max = FRAME_MAX
+        self.used_at = time.monotonic()
         self.blocked: str | None = None
         self.confirms = False
         self.limited = server.timeout

@@ -1,8 +1,8 @@
 """Small durable records, such as revoked ids: one stream a topic, read by everybody from its beginning.
 
 A stream is a log that reading does not empty (RabbitMQ 3.9).  Each record carries the time
-it expires; the server drops what is old, or too much.  A reader knows that it has seen
-everything when it sees the mark that it has written itself.
+it expires; the server drops what is old, or too much.  A reader asks for the last records as
+well as for the first, and has seen everything when it has come to those.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from pika import spec
 
 from minicelery.broker.amqp import codec
 from minicelery.broker.amqp.link import Content, Link
-from minicelery.broker.amqp.server import LOST, Blocked, Refused
+from minicelery.broker.amqp.server import LOST, Late, Refused
 from minicelery.exceptions import BrokerUnavailable, OperationalError
-from minicelery.message import Message, new_id
+from minicelery.message import Message
 
 if TYPE_CHECKING:
     from minicelery.broker.amqp.broker import AMQPBroker
 
 log = logging.getLogger(__name__)
 
-CHANNEL = 3
+CHANNEL, LAST_CHANNEL = CHANNELS = (3, 4)
 _KEPT = "31D"
 _BYTES = 20_000_000
 _SEGMENT = 1_000_000
 _PATIENCE = 5.0
-_QUIET = 0.3
+_QUIET = 0.15
 
 
 class Topic:
@@ -39,16 +39,23 @@ class Topic:
     def __init__(self, name: str) -> None:
         self.name = name
         self.records: dict[str, tuple[float, bytes]] = {}
-        self.marks: set[str] = set()
+        self.reached = -1  # offset of the last record read from the beginning
+        self.last = -1  # offset of the last one there was, as far as is known
 
     def take(self, content: Content) -> None:
         """Note one record of the stream."""
         try:
             headers = codec.decode_properties(content.header).get("headers") or {}
-            if mark := headers.get("mark"):
-                self.marks.add(str(mark))
+            offset = int(headers.get("x-stream-offset", -1))
+            if content.channel == LAST_CHANNEL:
+                self.last = max(self.last, offset)
                 return
-            self.records[str(headers["key"])] = (float(headers["expires"]), bytes(content.body))
+            self.reached = max(self.reached, offset)
+            expires = float(headers["expires"])
+            if expires > time.time():
+                self.records[str(headers["key"])] = (expires, bytes(content.body))
+            else:
+                self.records.pop(str(headers["key"]), None)
         except (ValueError, TypeError, KeyError, IndexError) as error:
             log.warning("a record of stream %s is no good: %r", stream(self.name), error)
 
@@ -81,35 +88,38 @@ def ensure_stream(link: Link, topic: str, end: float) -> None:
     link.call(spec.Queue.Declare(queue=stream(topic), durable=True, arguments=arguments), end=end)
 
 
-def follow(link: Link, topic: Topic, end: float, write: Callable[[str], None]) -> None:
-    """Read `topic` on a channel of its own from the beginning, and go on hearing what is added.
+def follow(link: Link, topic: Topic, end: float) -> None:
+    """Read `topic` from its beginning, and go on hearing what is added.
 
-    Returns when all that was there before has been read: `write` puts a mark at the end of
-    the stream, on another connection, as the server may not read one that publishes.  Where
-    it can't, the end is where nothing more comes.  `link.on_content` must pass what comes on
-    that channel to `heard`.  Raises Refused with code 404 where nothing was ever noted.
+    Returns when all that was there before has been read.  `link.on_content` must pass what
+    comes on the channels of this module to `heard`.  Raises Refused with code 404 where
+    nothing was ever noted, and Late.
     """
-    name = stream(topic.name)
-    link.open_channel(CHANNEL, end)
-    link.call(spec.Basic.Qos(prefetch_count=1000), CHANNEL, end)
-    consume = spec.Basic.Consume(queue=name, consumer_tag="notes", arguments={"x-stream-offset": "first"})
-    link.call(consume, CHANNEL, end)
-    mark = new_id()
-    try:
-        write(mark)
-    except OperationalError:
-        end = min(end, time.monotonic() + _QUIET)
-    while mark not in topic.marks and time.monotonic() < end:
-        if CHANNEL in link.closed:
-            raise link.closed.pop(CHANNEL)
-        link.pump(end - time.monotonic())
+    for channel, offset in ((LAST_CHANNEL, "last"), (CHANNEL, "first")):
+        link.open_channel(channel, end)
+        link.call(spec.Basic.Qos(prefetch_count=1000), channel, end)
+        consume = spec.Basic.Consume(
+            queue=stream(topic.name), consumer_tag=f"notes-{offset}", arguments={"x-stream-offset": offset}
+        )
+        link.call(consume, channel, end)
+    quiet = time.monotonic() + _QUIET  # an empty stream has no last record to send
+    while topic.reached < topic.last or time.monotonic() < quiet:
+        for channel in CHANNELS:
+            if channel in link.closed:
+                raise link.closed.pop(channel)
+        left = end - time.monotonic()
+        if left <= 0:
+            raise Late(f"the stream {stream(topic.name)} was not read to its end in time")
+        if not link.pump(min(left, 0.02)) and -1 < topic.last <= topic.reached:
+            break
+    link.call(spec.Channel.Close(0, "", 0, 0), LAST_CHANNEL, end)
 
 
 def heard(link: Link, topic: Topic, content: Content) -> None:
-    """Note what has come on the channel of `follow`, and ask for more."""
+    """Note what has come on the channels of `follow`, and ask for more."""
     _, tag, _, _, _ = codec.decode_deliver(content.method)
     topic.take(content)
-    link.send(codec.ack_frame(CHANNEL, tag))
+    link.send(codec.ack_frame(content.channel, tag))
 
 
 class Notes:
@@ -131,19 +141,6 @@ class Notes:
 
         self._once(send)
 
-    def mark(self, topic: str, mark: str) -> None:
-        """Put a mark at the end of the stream, soon or not at all.  Raises OperationalError."""
-        name = stream(topic)
-        end = time.monotonic() + 1.0
-
-        def send(link: Link) -> None:
-            if link.blocked is not None:
-                raise Blocked(link.blocked)
-            properties = {"headers": {"mark": mark}, "delivery_mode": 2}
-            link.send(codec.publish_frames(1, "", name, properties, b"", link.frame_max))
-
-        self.broker.insist(send, end, 1, self.broker.plain)
-
     def read(self, topic: str) -> dict[str, bytes]:
         """The records that have not expired."""
         found = Topic(topic)
@@ -151,8 +148,7 @@ class Notes:
         def look(link: Link) -> None:
             link.on_content = lambda content: heard(link, found, content)
             try:
-                end = time.monotonic() + _PATIENCE
-                follow(link, found, end, lambda mark: self.mark(topic, mark))
+                follow(link, found, time.monotonic() + _PATIENCE)
             except Refused as error:
                 if error.code != 404:
                     raise

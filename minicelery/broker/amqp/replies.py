@@ -7,6 +7,7 @@ what is not read within a day is dropped.  Documents and queues are Celery's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -27,7 +28,7 @@ from minicelery.exceptions import (
     ImproperlyConfigured,
     OperationalError,
 )
-from minicelery.message import Origin, Record
+from minicelery.message import Record, new_id
 
 if TYPE_CHECKING:
     from minicelery.broker.amqp.broker import AMQPBroker
@@ -38,6 +39,8 @@ DAY = 86400.0
 REMEMBERED = 100_000
 """Calls whose results are waited for or kept; the oldest are forgotten."""
 _DEADLINE = 5.0
+_UNREAD = 600_000
+"""Milliseconds that a reply queue stays without a reader: its process reconnects, or is gone."""
 
 
 class Replies:
@@ -101,26 +104,34 @@ class Replies:
 
     # -- the sender's side -----------------------------------------------------------------
 
+    @property
+    def queue(self) -> str:
+        """Where this client's results come to: the `reply_to` of its calls."""
+        if not self._queue:
+            self._queue = new_id()
+        return self._queue
+
     def expect(self, ids: Sequence[str]) -> None:
         """Before calls are sent: see that their results have a queue to come to."""
-        with self._lock:
-            if self._link is None or self._queue != Origin.client_id:
-                self._asking(self._connect)
-        known = self._known
-        for id in ids:
-            known.setdefault(id, None)
-        while len(known) > REMEMBERED:
-            del known[next(iter(known))]
+        if self._link is None:
+            with self._lock:
+                if self._link is None:
+                    self._asking(self._connect)
+        with self._changed:
+            for id in ids:
+                self._known.setdefault(id, None)
+            while len(self._known) > REMEMBERED:
+                del self._known[next(iter(self._known))]
 
     def _connect(self) -> None:
         self._close_link()
-        if not Origin.name:
-            Origin.refresh()
-        queue = Origin.client_id
-        link = Link(self.broker.server, timeout=_DEADLINE)
+        queue = self.queue
+        # With heartbeats, so that a wait notices a connection that has silently gone.
+        link = Link(self.broker.server, timeout=_DEADLINE, heartbeat=self.broker.server.heartbeat)
         try:
+            # Not deleted with its reader, as Celery's is: a lost connection would take the answers with it.
             declare = spec.Queue.Declare(
-                queue=queue, durable=True, auto_delete=True, arguments={"x-expires": self.expires}
+                queue=queue, durable=True, arguments={"x-expires": min(self.expires or _UNREAD, _UNREAD)}
             )
             consume = spec.Basic.Consume(queue=queue, consumer_tag="replies", no_ack=True)
             link.on_content = self._take
@@ -128,7 +139,7 @@ class Replies:
         except BaseException:
             link.close_socket()
             raise
-        self._link, self._queue = link, queue
+        self._link = link
 
     def _take(self, content: Content) -> None:
         try:
@@ -139,6 +150,8 @@ class Replies:
             # Also of what the called task has called: its results come here as well.
             with self._changed:
                 self._known[id] = bytes(content.body)
+                while len(self._known) > REMEMBERED:
+                    del self._known[next(iter(self._known))]
                 self._changed.notify_all()
 
     def _pump(self, wait: float) -> None:
@@ -153,6 +166,7 @@ class Replies:
             link = self._link
             assert link is not None
             try:
+                # The link is for reading, and for nothing else: only who reads it finds it broken.
                 while link.pump(wait):
                     wait = 0.0
                 if 1 in link.closed:
@@ -222,6 +236,9 @@ class Replies:
             link.close()
 
     def close(self) -> None:
-        """See `Backend.close`.  What has come stays known."""
+        """See `Backend.close`.  What has come stays known; the queue is deleted."""
         with self._lock:
+            if self._link is not None:
+                with contextlib.suppress(Refused, *LOST):
+                    self._link.call(spec.Queue.Delete(queue=self.queue))
             self._close_link()

@@ -44,10 +44,14 @@ LOST = (Lost, OSError)
 """Errors after which the connection is dropped and the same call may succeed on a new one."""
 
 
+FULL = -1
+"""Code of our own: a queue takes no more messages."""
+
+
 def passes(error: BaseException) -> bool:
     """Whether trying again may help."""
     if isinstance(error, Refused):
-        return error.code in PASSING or (error.whole and error.code == 0)
+        return error.code in PASSING or (error.whole and error.code == 0) or "home node" in error.text
     return isinstance(error, LOST) and not isinstance(error, ssl.SSLCertVerificationError)
 
 
@@ -101,6 +105,8 @@ class Server:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: what is sent and not received, in ms
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.timeout * 1000))
             if secure:
                 asked = self._tls_options(url)
                 name = asked.get("server_hostname") or url.host or "localhost"

@@ -12,7 +12,7 @@ from typing import Any
 import redis.exceptions
 
 from minicelery.broker import LEASE, Backend
-from minicelery.broker.pool import Slot
+from minicelery.broker.pool import Slot, pool_limit
 from minicelery.broker.redis import scripts
 from minicelery.broker.redis.bindings import Binding, read_bindings
 from minicelery.broker.redis.consumer import RedisConsumer
@@ -49,7 +49,7 @@ class RedisBroker:
         self.url = url.masked
         self.prefix: str = options.get("global_keyprefix") or url.query.get("global_keyprefix") or ""
         self.lease = float(options.get("lease") or LEASE)
-        self.pool = Pool(self.server, int(options.get("pool_limit") or 10))
+        self.pool = Pool(self.server, pool_limit(options))
         self.delays: str = options.get("delays") or "auto"
         if self.delays not in DELAYS:
             raise ImproperlyConfigured(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from minicelery.broker import Backend
+from minicelery.broker import Backend, Leased
 from minicelery.broker.redis import scripts
 from minicelery.broker.redis.backend import RedisBackend, record_arguments
 from minicelery.broker.redis.envelope import decode, encode, step_of
@@ -25,10 +25,8 @@ BATCH_BYTES = 1 << 20
 """A fetch ends when it has passed this size, so that big messages don't pile up in a child."""
 
 
-class RedisConsumer:
+class RedisConsumer(Leased):
     """See `Consumer`.  After a lost connection it goes by a new name and adopts the old one's."""
-
-    adopts = True
 
     def __init__(
         self, broker: RedisBroker, queues: Sequence[str], name: str, backend: Backend | None

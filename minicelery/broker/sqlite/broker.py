@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from minicelery.broker import LEASE, Backend
+from minicelery.broker import LEASE, Backend, Leased
 from minicelery.broker.sqlite.backend import SQLiteBackend, store_records
 from minicelery.broker.sqlite.file import File, Watch
 from minicelery.broker.url import ServerURL
@@ -146,10 +146,8 @@ class SQLiteBroker:
         return self.file.read(lambda connection: int(connection.execute(statement, values).fetchone()[0]))
 
 
-class SQLiteConsumer:
+class SQLiteConsumer(Leased):
     """The consumer; see `minicelery.broker.Consumer`."""
-
-    adopts = True
 
     def __init__(
         self, file: File, queues: Sequence[str], name: str, backend: Backend | None, lease: float

@@ -1,0 +1,164 @@
+"""What follows from finished deliveries: records stored, messages sent, dead letters kept.
+
+Acknowledging is the consumer's, and comes last.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from minicelery.broker import Backend
+from minicelery.broker.amqp.server import Blocked
+from minicelery.exceptions import BrokerUnavailable, MiniCeleryError
+from minicelery.message import COUNT_HEADER, Delivery, Message, Outcome, Verdict
+
+if TYPE_CHECKING:
+    from minicelery.broker.amqp.broker import AMQPBroker
+
+log = logging.getLogger(__name__)
+
+MOST_OWED = 64
+"""Outcomes that may wait for the server to take messages again, while others are settled."""
+_PAUSE, _TRY = 1.0, 0.5
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """What is now to be said of which deliveries."""
+
+    acked: list[Delivery] = field(default_factory=list)
+    given_back: list[Delivery] = field(default_factory=list)
+    refused: list[Delivery] = field(default_factory=list)  # to the queue's dead-letter exchange
+
+
+class Settler:
+    """Carries out one consumer's outcomes.  Each part of one is done once, however often it is tried."""
+
+    def __init__(self, broker: AMQPBroker, backend: Backend | None) -> None:
+        self._broker = broker
+        self._backend = backend
+        self.owed: list[Outcome] = []  # the server takes no messages at present
+        self._retry_at = 0.0
+
+    def carry_out(self, outcomes: Sequence[Outcome], *, all_of_them: bool = False) -> Verdicts:
+        """Do everything but acknowledge.
+
+        What can't be sent because the server is short of memory is owed, and tried again
+        later.  Raises BrokerUnavailable or BackendUnavailable; with `all_of_them` also for
+        what is owed.
+        """
+        if self.owed and (all_of_them or time.monotonic() > self._retry_at):
+            outcomes, self.owed = [*self.owed, *outcomes], []
+        self._store(outcomes)
+        owed, hopeless = self._send(outcomes)
+        verdicts = Verdicts()
+        buried: list[tuple[Delivery, str]] = []
+        for outcome in outcomes:
+            delivery = outcome.delivery
+            if id(outcome) in owed:
+                self.owed.append(outcome)
+            elif id(outcome) in hopeless:
+                buried.append((delivery, hopeless[id(outcome)]))
+            elif outcome.verdict is Verdict.REQUEUE and not _died(outcome):
+                verdicts.given_back.append(delivery)
+            elif outcome.verdict is not Verdict.REJECT:
+                verdicts.acked.append(delivery)
+            elif "x-dead-letter-exchange" in self._broker.spec_of(delivery.message.queue).arguments:
+                verdicts.refused.append(delivery)
+            else:
+                buried.append((delivery, outcome.reason or "rejected"))
+        for delivery, reason in buried:
+            self._broker.bury(delivery, reason)
+            verdicts.acked.append(delivery)
+        if self.owed:
+            self._retry_at = time.monotonic() + _PAUSE
+            if all_of_them or len(self.owed) > MOST_OWED:
+                raise BrokerUnavailable(
+                    f"RabbitMQ at {self._broker.url} takes no messages at present: "
+                    f"{len(self.owed)} outcomes wait for it"
+                )
+        return verdicts
+
+    def forget(self) -> None:
+        """The connection is lost: what is owed comes back with it."""
+        self.owed.clear()
+
+    def _store(self, outcomes: Sequence[Outcome]) -> None:
+        records = [outcome.record for outcome in outcomes if outcome.record is not None]
+        if records and self._backend is not None:
+            self._backend.store(records)
+        for outcome in outcomes:
+            outcome.record = None
+
+    def _send(self, outcomes: Sequence[Outcome]) -> tuple[set[int], dict[int, str]]:
+        """Send what follows; the outcomes for which it must wait, and those for which it never can be."""
+        pending: list[tuple[Outcome, list[Message]]] = []
+        for outcome in outcomes:
+            messages = list(outcome.publish)
+            if outcome.verdict is Verdict.REQUEUE and _died(outcome):
+                messages.append(_counted(outcome.delivery))
+            if messages:
+                pending.append((outcome, messages))
+        if not pending:
+            return set(), {}
+        left = [message for _, messages in pending for message in messages]
+        try:
+            self._broker.publish_surely(left, _TRY if self.owed else None)
+        except BrokerUnavailable as error:
+            waiting = self._unsent(pending, left)
+            if not isinstance(error.__cause__, Blocked):
+                raise
+            return {id(outcome) for outcome, _ in waiting}, {}
+        except (MiniCeleryError, ValueError) as error:
+            waiting = self._unsent(pending, left)
+            if len(waiting) == 1:
+                return set(), {id(waiting[0][0]): self._give_up(waiting[0][0], error)}
+            owed: set[int] = set()
+            hopeless: dict[int, str] = {}
+            for outcome, _ in waiting:
+                late, never = self._send([outcome])
+                owed |= late
+                hopeless |= never
+            return owed, hopeless
+        self._unsent(pending, [])
+        return set(), {}
+
+    def _unsent(
+        self, pending: Sequence[tuple[Outcome, list[Message]]], left: Sequence[Message]
+    ) -> list[tuple[Outcome, list[Message]]]:
+        """Those of which something is left to send; what is sent is struck off."""
+        unsent = {id(message) for message in left}
+        waiting = []
+        for outcome, messages in pending:
+            outcome.publish = [message for message in outcome.publish if id(message) in unsent]
+            if any(id(message) in unsent for message in messages):
+                waiting.append((outcome, messages))
+        return waiting
+
+    def _give_up(self, outcome: Outcome, error: Exception) -> str:
+        message = outcome.delivery.message
+        log.error(
+            "What follows from task %s[%s] can't be sent: %s; the message is kept in the dead letters of %r",
+            message.task, message.id, error, message.queue,
+        )  # fmt: skip
+        return f"what follows from it could not be sent: {error}"
+
+
+def _died(outcome: Outcome) -> bool:
+    """Whether a run has died under the message since it was sent."""
+    raw = outcome.delivery.raw
+    return outcome.delivery.deliveries > (raw.deaths if raw is not None else 0)
+
+
+def _counted(delivery: Delivery) -> Message:
+    """The message as it goes back with one more death."""
+    message = delivery.message
+    headers = {name: value for name, value in message.headers.items() if name != "redelivered"}
+    return replace(
+        message, headers=headers | {COUNT_HEADER: delivery.deliveries}, headers_text="", exchange="",
+        routing_key=message.queue, due=None,
+    )  # fmt: skip
