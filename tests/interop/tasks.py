@@ -1,11 +1,14 @@
-"""The same tasks, served by whichever library `INTEROP_LIBRARY` names; for workers and for clients."""
+"""The same tasks in either library, for workers and for clients; see `make_app`."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import time
+from dataclasses import asdict, dataclass
 from datetime import date, datetime, timezone
+from datetime import time as time_of_day
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -14,13 +17,66 @@ import redis
 
 TYPES = {
     "datetime": datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc),
+    "naive datetime": datetime(2026, 1, 2, 3, 4, 5),
     "date": date(2026, 1, 2),
+    "time": time_of_day(3, 4, 5, 6),
     "decimal": Decimal("1.10"),
     "uuid": UUID(int=7),
-    "bytes": b"\xff\x00",
-    "text": "hé☃",
-    "nested": {"a": [1, None, True, 2.5]},
+    "bytes": b"abc",
+    "bytes that are not text": b"\xff\x00",
+    "text": "hé☃\U0001f40d",
+    "nested": {"a": [1, None, True, 2.5], "b": [{"c": Decimal("0.1")}]},
 }
+
+QUEUES = {"celery": "original", "minicelery": "mini"}
+"""The queue that each library's worker serves."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the libraries meet: the servers, and the settings that come with them."""
+
+    name: str  # "redis", "rabbitmq", or "quorum": RabbitMQ with quorum queues and rpc results
+    broker: str
+    backend: str
+    store: str  # a Redis in which tasks note what they did
+
+    def settings(self, queue: str) -> dict[str, Any]:
+        """For the worker that serves `queue`, and for its clients."""
+        found: dict[str, Any] = {
+            "accept_content": ["json", "msgpack"],
+            "worker_prefetch_multiplier": 1,
+            "task_default_queue": queue,
+        }
+        if self.name == "quorum":
+            # Celery delays in the server what goes to a queue of a topic exchange: the default one here.
+            found["task_default_queue"] = f"{queue}.later"
+            found["task_default_queue_type"] = found["task_create_missing_queue_type"] = "quorum"
+            found["task_default_exchange_type"] = "topic"
+            found["task_create_missing_queue_exchange_type"] = "direct"
+        if self.name == "rabbitmq":
+            found["result_extended"] = True
+            found["task_queues"] = {
+                queue: {"exchange": queue, "routing_key": queue},
+                f"{queue}.urgent": {
+                    "exchange": f"{queue}.urgent",
+                    "routing_key": f"{queue}.urgent",
+                    "queue_arguments": {"x-max-priority": 10},
+                },
+                **{
+                    f"{queue}.{name}": {
+                        "exchange": f"{queue}.topics",
+                        "exchange_type": "topic",
+                        "routing_key": key,
+                    }
+                    for name, key in TOPICS.items()
+                },
+            }
+        return found
+
+
+TOPICS = {"mail": "mail.#", "eu": "*.eu"}
+"""Queues of the exchange `<queue>.topics`, and what they are bound to it by."""
 
 
 class OrderError(Exception):
@@ -31,14 +87,20 @@ class OrderError(Exception):
         self.number = number
 
 
-def make_app(library: str, url: str) -> Any:
-    """The app with its tasks, in `library`: ``celery`` or ``minicelery``."""
+def make_app(library: str, place: Place | str, queue: str = "celery") -> Any:
+    """The app with its tasks in `library`, ``celery`` or ``minicelery``, and `queue` its default one.
+
+    The URL of a Redis stands for the place that is nothing else.
+    """
+    if isinstance(place, str):
+        place = Place("redis", place, place, place)
     module = importlib.import_module(library)
-    app = module.Celery("interop", broker=url, backend=url, set_as_current=False)
-    app.conf.update(accept_content=["json", "msgpack"], worker_prefetch_multiplier=1)
+    app = module.Celery("interop", broker=place.broker, backend=place.backend, set_as_current=False)
+    app.conf.update(place.settings(queue))
     if library == "celery":
         app.conf.broker_connection_retry_on_startup = True  # else it warns
-    store = redis.Redis.from_url(url)
+    ends = importlib.import_module(f"{library}.exceptions")
+    store = redis.Redis.from_url(place.store, socket_timeout=None)  # tasks wait for what is pushed
 
     def task(name: str, **options: Any) -> Any:
         return app.task(name=f"interop.{name}", shared=False, **options)
@@ -56,18 +118,54 @@ def make_app(library: str, url: str) -> Any:
         assert kwargs == TYPES, kwargs
         return kwargs
 
+    @task("about", bind=True)
+    def about(self: Any, *args: Any, **kwargs: Any) -> Any:
+        request = self.request
+        info = request.delivery_info
+        return {
+            **{name: getattr(request, name) for name in ABOUT},
+            "args": list(request.args),
+            "kwargs": dict(request.kwargs),
+            "timelimit": list(request.timelimit or (None, None)),
+            "exchange": info["exchange"],
+            "routing_key": info["routing_key"],
+            "priority": info["priority"],
+            "redelivered": bool(info["redelivered"]),
+        }
+
+    # -- ends of their own -----------------------------------------------------------------
+
     @task("fail")
     def fail(kind: str) -> None:
         if kind == "own":
             raise OrderError(7, {"why": "x"})
+        if kind == "unheard":
+            raise importlib.import_module("tests.interop.only_in_workers").Unheard("why", 1)
         raise ValueError("bad value", 42)
 
+    @task("ignore", bind=True)
+    def ignore(self: Any, key: str, state: str | None) -> None:
+        note.run(key, "ran")
+        if state is not None:
+            self.update_state(state=state, meta={"by": "itself"})
+        raise ends.Ignore()
+
+    @task("reject", bind=True, acks_late=True)
+    def reject(self: Any, key: str, requeue: bool) -> str:
+        if store.rpush(f"note.{key}", "ran") == 1:
+            raise ends.Reject("not like this", requeue=requeue)
+        return "taken at last"
+
     @task("flaky", bind=True, max_retries=3)
-    def flaky(self: Any, succeed_after: int) -> Any:
+    def flaky(self: Any, succeed_after: int, countdown: float = 0.05) -> Any:
         note.run(self.request.id, self.request.retries)
         if self.request.retries < succeed_after:
-            raise self.retry(exc=OrderError(self.request.retries, None), countdown=0.05)
+            raise self.retry(exc=OrderError(self.request.retries, None), countdown=countdown)
         return [self.request.retries, self.request.id, self.request.parent_id]
+
+    @task("hopeless", bind=True, max_retries=1)
+    def hopeless(self: Any) -> None:
+        self.retry(countdown=0.05)
 
     @task("swallow", bind=True, max_retries=1)
     def swallow(self: Any) -> str:
@@ -78,20 +176,7 @@ def make_app(library: str, url: str) -> Any:
             return "swallowed"
         return ""
 
-    @task("about", bind=True)
-    def about(self: Any) -> Any:
-        request = self.request
-        return {
-            "headers": request.headers,
-            "retries": request.retries,
-            "timelimit": list(request.timelimit or (None, None)),
-            "root_id": request.root_id,
-            "parent_id": request.parent_id,
-            "shadow": request.shadow,
-            "correlation_id": request.correlation_id,
-            "priority": request.delivery_info["priority"],
-            "routing_key": request.delivery_info["routing_key"],
-        }
+    # -- what comes after, and beside --------------------------------------------------------
 
     @task("note")
     def note(key: str, value: Any) -> None:
@@ -109,29 +194,48 @@ def make_app(library: str, url: str) -> Any:
     def errback_of_three(request: Any, exc: BaseException, traceback: str) -> None:
         store.rpush(f"note.{request.id}", f"{type(exc).__name__} {exc.args} {traceback.splitlines()[-1]}")
 
-    @task("nap")
-    def nap(seconds: float) -> float:
-        time.sleep(seconds)
-        return seconds
-
-    @task("progress", bind=True)
-    def progress(self: Any, key: str) -> str:
-        self.update_state(state="PROGRESS", meta={"done": 1, "total": 2})
-        store.blpop([f"note.{key}"], timeout=10)
-        return "finished"
-
     @task("spawn", bind=True)
     def spawn(self: Any) -> str:
-        queue = self.request.delivery_info["routing_key"]
-        return str(add.apply_async((1, 2), queue=queue).id)
+        return str(about.apply_async(queue=self.request.delivery_info["routing_key"]).id)
 
     @task("ignored", ignore_result=True)
     def ignored(key: str) -> str:
         note.run(key, "ran")
         return "nobody asks"
 
+    # -- that take their time ----------------------------------------------------------------
+
+    @task("nap")
+    def nap(seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    @task("hold", acks_late=True, track_started=True)
+    def hold(key: str) -> str:
+        store.blpop([f"release.{key}"], timeout=15)
+        return "released"
+
+    @task("progress", bind=True)
+    def progress(self: Any, key: str) -> str:
+        self.update_state(state="PROGRESS", meta={"done": 1, "total": 2})
+        store.blpop([f"release.{key}"], timeout=15)
+        return "finished"
+
     return app
 
 
+ABOUT = (
+    "id", "headers", "retries", "eta", "expires", "root_id", "parent_id", "group", "group_index", "shadow",
+    "correlation_id", "reply_to", "origin", "ignore_result", "is_eager", "called_directly",
+)  # fmt: skip
+"""What `about` tells of its request, beside what it takes from parts of it."""
+
+
+def environment(library: str, place: Place) -> dict[str, str]:
+    """What makes `app` of this module the one of `library`'s worker."""
+    return {"INTEROP_LIBRARY": library, "INTEROP_PLACE": json.dumps(asdict(place))}
+
+
 if "INTEROP_LIBRARY" in os.environ:
-    app = make_app(os.environ["INTEROP_LIBRARY"], os.environ["INTEROP_URL"])
+    _library = os.environ["INTEROP_LIBRARY"]
+    app = make_app(_library, Place(**json.loads(os.environ["INTEROP_PLACE"])), QUEUES[_library])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.rabbit import RabbitServer
 from tests.worker.harness import Stage
 
 TAIL = 12_000
@@ -29,6 +30,14 @@ def leased_stage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Sta
 def rabbit_stage(rabbit_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
     """An app and its workers on RabbitMQ alone, its results on Redis."""
     yield from staged(rabbit_url, tmp_path, request)
+
+
+@pytest.fixture
+def private_stage(
+    private_rabbit: RabbitServer, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Stage]:
+    """An app and its workers on a RabbitMQ of the test's own."""
+    yield from staged(private_rabbit.url(), tmp_path, request)
 
 
 @pytest.fixture

@@ -141,7 +141,8 @@ def test_a_late_task_that_always_kills_its_child_ends_with_the_dead_letters(stag
     assert stage.wait_for([*before, killer, *after], timeout=30) == {"SUCCESS": 40, "FAILURE": 1}
     assert isinstance(killer.result, WorkerLostError)
     assert stage.runs()[killer.id] == 3
-    assert [letter.id for letter in stage.app.broker.dead_letters("celery")] == [killer.id]
+    letters = wait_until(lambda: stage.app.broker.dead_letters("celery"))
+    assert [letter.id for letter in letters] == [killer.id]
     innocent = {result.id for result in [*before, *after]}
     assert {stage.runs()[id] for id in innocent} == {1}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ from tests.worker.conftest import staged
 from tests.worker.harness import Stage, kill_repeatedly
 
 TASKS = 5000
-
-
-@pytest.fixture
-def outage_stage(
-    private_rabbit: RabbitServer, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[Stage]:
-    yield from staged(private_rabbit.url(), tmp_path, request)
 
 
 class Producer(threading.Thread):
@@ -50,9 +42,9 @@ class Producer(threading.Thread):
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_nothing_is_lost_when_the_server_is_killed_among_thousands_of_tasks(
-    private_rabbit: RabbitServer, outage_stage: Stage
+    private_rabbit: RabbitServer, private_stage: Stage
 ) -> None:
-    stage = outage_stage
+    stage = private_stage
     worker = stage.worker(concurrency=2)
     producers = [Producer(stage, TASKS // 4) for _ in range(4)]
     for producer in producers:
@@ -79,9 +71,9 @@ def test_nothing_is_lost_when_the_server_is_killed_among_thousands_of_tasks(
 
 
 def test_tasks_that_run_through_a_whole_outage_run_once(
-    private_rabbit: RabbitServer, outage_stage: Stage
+    private_rabbit: RabbitServer, private_stage: Stage
 ) -> None:
-    stage = outage_stage
+    stage = private_stage
     stage.worker(concurrency=3)
     results = [stage.send("late_run", 6.0), stage.send("run", 6.0), stage.send("late_run", 1.0)]
     wait_until(lambda: len(stage.runs()) == 3)
@@ -112,9 +104,9 @@ def test_a_task_that_runs_for_many_heartbeats_is_acknowledged_once(
 
 
 def test_connections_that_are_closed_again_and_again_lose_nothing(
-    private_rabbit: RabbitServer, outage_stage: Stage
+    private_rabbit: RabbitServer, private_stage: Stage
 ) -> None:
-    stage = outage_stage
+    stage = private_stage
     stage.worker(concurrency=2)
     results = stage.send_many("late_run", [(0.005,)] * 600)
     end = time.monotonic() + 3
@@ -125,9 +117,9 @@ def test_connections_that_are_closed_again_and_again_lose_nothing(
 
 
 def test_a_worker_that_starts_before_its_server_begins_to_work_when_it_comes(
-    private_rabbit: RabbitServer, outage_stage: Stage
+    private_rabbit: RabbitServer, private_stage: Stage
 ) -> None:
-    stage = outage_stage
+    stage = private_stage
     private_rabbit.kill()
     stage.worker()
     private_rabbit.restart()
@@ -135,9 +127,9 @@ def test_a_worker_that_starts_before_its_server_begins_to_work_when_it_comes(
 
 
 def test_what_a_child_had_finished_when_it_was_killed_during_an_outage_is_settled_after_it(
-    private_rabbit: RabbitServer, outage_stage: Stage
+    private_rabbit: RabbitServer, private_stage: Stage
 ) -> None:
-    stage = outage_stage
+    stage = private_stage
     worker = stage.worker(concurrency=1)
     result = stage.send("run", 0.5)
     wait_until(lambda: stage.runs()[result.id])
@@ -172,7 +164,8 @@ def test_a_message_that_kills_two_workers_children_ends_as_a_failure(rabbit_stag
     others = [stage.send("run", 0.01) for _ in range(20)]
     assert stage.wait_for([result, *others], timeout=30) == {"FAILURE": 1, "SUCCESS": 20}
     assert stage.runs()[result.id] <= 2 * 3
-    assert [letter.id for letter in stage.app.broker.dead_letters("celery")] == [result.id]
+    letters = wait_until(lambda: stage.app.broker.dead_letters("celery"))
+    assert [letter.id for letter in letters] == [result.id]
 
 
 def test_children_killed_at_random_repeat_no_early_task(rabbit_stage: Stage) -> None:

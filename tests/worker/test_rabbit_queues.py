@@ -70,7 +70,8 @@ def test_a_killer_on_a_quorum_queue_ends_with_the_dead_letters(rabbit_stage: Sta
     result = stage.send("late_die", "kill")
     assert stage.wait_for([result]) == {"FAILURE": 1}
     assert stage.runs()[result.id] == 3
-    assert [letter.id for letter in stage.app.broker.dead_letters("quorum")] == [result.id]
+    letters = wait_until(lambda: stage.app.broker.dead_letters("quorum"))
+    assert [letter.id for letter in letters] == [result.id]
 
 
 def test_a_rejected_task_goes_to_the_dead_letter_exchange_its_queue_names(rabbit_stage: Stage) -> None:

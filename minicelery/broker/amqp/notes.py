@@ -30,7 +30,7 @@ _KEPT = "31D"
 _BYTES = 20_000_000
 _SEGMENT = 1_000_000
 _PATIENCE = 5.0
-_QUIET = 0.15
+_QUIET = 0.05
 
 
 class Topic:
