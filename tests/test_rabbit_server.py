@@ -55,8 +55,8 @@ def test_a_memory_alarm_blocks_who_publishes(rabbit_server: RabbitServer, rabbit
 
 
 def test_a_user_without_permission_is_turned_away(rabbit_server: RabbitServer, rabbit_url: str) -> None:
-    rabbit_server.add_user("stranger", "p@ss/word")
-    url = rabbit_server.url(_vhost(rabbit_url), "stranger", "p@ss/word")
+    rabbit_server.add_user("visitor", "p@ss/word")
+    url = rabbit_server.url(_vhost(rabbit_url), "visitor", "p@ss/word")
     with pytest.raises(pika.exceptions.ProbableAccessDeniedError):
         _connected(url)
 

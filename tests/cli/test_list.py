@@ -53,13 +53,13 @@ def test_the_default_queue_is_shown_with_its_counts(tasks: Project, run: Run) ->
     for option in ([], [], ["--countdown", "60"]):
         run("-A", "tasks", "call", "tasks.add", "1", "2", *option)
     ran = run("-A", "tasks", "list", "queues")
-    assert ran == Ran(0, "queue   ready  delayed\ncelery      2        1\n", "")
+    assert ran == Ran(0, "queue   ready  delayed  dead\ncelery      2        1     0\n", "")
 
 
 def test_the_configured_queues_are_shown_or_those_that_are_named(tasks: Project, run: Run) -> None:
     run("-A", "tasks", "call", "tasks.add", "1", "2", "-Q", "b")
     ran = run("-A", "tasks", "list", "queues", "-Q", "b,c", "--queues", "a,b")
-    assert lines(ran)[1:] == [["b", "1", "0"], ["c", "0", "0"], ["a", "0", "0"]]
+    assert lines(ran)[1:] == [["b", "1", "0", "0"], ["c", "0", "0", "0"], ["a", "0", "0", "0"]]
 
 
 def test_on_redis_dead_letters_are_counted(redis_url: str, run_on_redis: Run) -> None:
@@ -79,7 +79,7 @@ def test_on_redis_dead_letters_are_counted(redis_url: str, run_on_redis: Run) ->
 def test_what_is_not_known_is_null_in_json(tasks: Project, run: Run) -> None:
     ran = run("-A", "tasks", "list", "queues", "--json")
     assert json.loads(ran.out) == [
-        {"queue": "celery", "ready": 0, "delayed": 0, "dead": None, "consumers": None}
+        {"queue": "celery", "ready": 0, "delayed": 0, "dead": 0, "consumers": None}
     ]
 
 
@@ -90,8 +90,8 @@ def test_a_queue_without_options_is_bound_as_celery_binds_it(tasks: Project, run
     run("-A", "tasks", "call", "tasks.add", "1", "2")
     ran = run("list", "bindings", "-A", "tasks")
     assert ran.out.splitlines() == [
-        "queue   exchange  exchange type  routing key  ready  delayed",
-        "celery  celery    direct         celery           1        0",
+        "queue   exchange  exchange type  routing key  ready  delayed  dead",
+        "celery  celery    direct         celery           1        0     0",
     ]
 
 
@@ -104,11 +104,11 @@ def test_each_binding_of_a_queue_has_its_line(sqlite_url: str, capfd: pytest.Cap
     ]
     assert main(["list", "bindings"], app=app) == 0
     assert capfd.readouterr().out.splitlines() == [
-        "queue  exchange  exchange type  routing key  ready  delayed",
-        "a      celery    direct         celery           0        0",
-        "a      mail      topic          eu.#             0        0",
-        "a      all       fanout         -                0        0",
-        "b      mail      topic          us.*             0        0",
+        "queue  exchange  exchange type  routing key  ready  delayed  dead",
+        "a      celery    direct         celery           0        0     0",
+        "a      mail      topic          eu.#             0        0     0",
+        "a      all       fanout         -                0        0     0",
+        "b      mail      topic          us.*             0        0     0",
     ]
     app.close()
 
@@ -225,7 +225,7 @@ def test_purge_says_so_where_delayed_messages_stay(
     app.broker.publish([call("now", "celery")])
     note = "note: delayed messages stay: this broker can't tell those of celery from others\n"
     assert main(["list", "queues"], app=app) == 0
-    assert capfd.readouterr() == ("queue   ready\ncelery      1\n", "")
+    assert capfd.readouterr() == ("queue   ready  dead\ncelery      1     0\n", "")
     assert main(["purge", "-f"], app=app) == 0
     assert capfd.readouterr() == ("Deleted 1 message from celery.\n", note)
     assert main(["purge"], app=app) == 0

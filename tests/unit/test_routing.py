@@ -542,7 +542,7 @@ def test_routes_by_name_cost_a_call_nothing(app: Celery) -> None:
     named = cost(queue="q")
     app.conf.task_routes = {"t": "routed", "*.mail": "mail"}
     app.conf.task_queues = [*WIDE, "routed"]
-    assert cost() == without and named <= BUDGET
+    assert cost() == without and named <= BUDGET["redis"][0]
 
 
 def test_kombus_objects_are_addresses_too(app: Celery) -> None:
