@@ -37,8 +37,8 @@ def import_related(package: str, related_name: str | None) -> None:
 def django_packages() -> Iterator[str]:
     if not os.environ.get("DJANGO_SETTINGS_MODULE"):
         return
-    import django  # type: ignore[import-not-found, unused-ignore]  # the user's own
-    from django.apps import apps  # type: ignore[import-not-found, unused-ignore]
+    import django  # type: ignore[import-not-found, import-untyped, unused-ignore]  # the user's own
+    from django.apps import apps  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     if not apps.ready:
         django.setup()
