@@ -254,7 +254,7 @@ def test_many_messages_at_once_keep_their_order(broker: Broker, consumer: Consum
 
 
 def test_what_is_remembered_is_recalled_until_it_expires(broker: Broker, make_broker: MakeBroker) -> None:
-    broker.remember("topic", "short", 0.3, b"1")
+    broker.remember("topic", "short", 2.0, b"1")
     broker.remember("topic", "long", 60, b"old")
     broker.remember("topic", "long", 60, b"\x00new")
     broker.remember("other", "key", 60)

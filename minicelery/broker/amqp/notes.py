@@ -30,7 +30,7 @@ _KEPT = "31D"
 _BYTES = 20_000_000
 _SEGMENT = 1_000_000
 _PATIENCE = 5.0
-_QUIET = 0.05
+QUIET = 0.05
 
 
 class Topic:
@@ -88,8 +88,10 @@ def ensure_stream(link: Link, topic: str, end: float) -> None:
     link.call(spec.Queue.Declare(queue=stream(topic), durable=True, arguments=arguments), end=end)
 
 
-def follow(link: Link, topic: Topic, end: float) -> None:
+def follow(link: Link, topic: Topic, end: float, patience: float = QUIET) -> None:
     """Read `topic` from its beginning, and go on hearing what is added.
+
+    Where nothing comes for `patience` seconds there is nothing: an empty stream does not say so.
 
     Returns when all that was there before has been read.  `link.on_content` must pass what
     comes on the channels of this module to `heard`.  Raises Refused with code 404 where
@@ -102,7 +104,7 @@ def follow(link: Link, topic: Topic, end: float) -> None:
             queue=stream(topic.name), consumer_tag=f"notes-{offset}", arguments={"x-stream-offset": offset}
         )
         link.call(consume, channel, end)
-    quiet = time.monotonic() + _QUIET  # an empty stream has no last record to send
+    quiet = time.monotonic() + patience
     while topic.reached < topic.last or time.monotonic() < quiet:
         for channel in CHANNELS:
             if channel in link.closed:
@@ -110,7 +112,9 @@ def follow(link: Link, topic: Topic, end: float) -> None:
         left = end - time.monotonic()
         if left <= 0:
             raise Late(f"the stream {stream(topic.name)} was not read to its end in time")
-        if not link.pump(min(left, 0.02)) and -1 < topic.last <= topic.reached:
+        if link.pump(min(left, 0.02)):
+            quiet = time.monotonic() + patience
+        elif -1 < topic.last <= topic.reached:
             break
     link.call(spec.Channel.Close(0, "", 0, 0), LAST_CHANNEL, end)
 
@@ -148,7 +152,7 @@ class Notes:
         def look(link: Link) -> None:
             link.on_content = lambda content: heard(link, found, content)
             try:
-                follow(link, found, time.monotonic() + _PATIENCE)
+                follow(link, found, time.monotonic() + _PATIENCE, 6 * QUIET)
             except Refused as error:
                 if error.code != 404:
                     raise
