@@ -112,10 +112,10 @@ def follow(link: Link, topic: Topic, end: float, patience: float = QUIET) -> Non
         left = end - time.monotonic()
         if left <= 0:
             raise Late(f"the stream {stream(topic.name)} was not read to its end in time")
-        if link.pump(min(left, 0.02)):
-            quiet = time.monotonic() + patience
-        elif -1 < topic.last <= topic.reached:
+        if not link.pump(min(left, 0.02)) and -1 < topic.last <= topic.reached:
             break
+        if topic.last < 0 <= topic.reached:
+            quiet = time.monotonic() + patience  # where it ends is still to be heard
     link.call(spec.Channel.Close(0, "", 0, 0), LAST_CHANNEL, end)
 
 
