@@ -85,8 +85,8 @@ def test_a_rejected_task_goes_to_the_dead_letter_exchange_its_queue_names(rabbit
     }}  # fmt: skip
     stage.app.conf.task_queues = queues
     stage.worker(queues="mortal", conf={**conf, "worker_unregistered_task": "dead-letter"})
-    stage.send("no.such.task", queue="mortal")
     stage.send("run", exchange="graves", routing_key="grave")  # declares the graveyard
+    stage.send("no.such.task", queue="mortal")
     wait_until(lambda: stage.app.broker.size("graveyard") == 2)
     assert stage.app.broker.dead_letters("mortal") == []
 

@@ -45,6 +45,7 @@ AHEAD = 16
 AHEAD_BYTES = 4 << 20
 """As long as they are no larger than this together."""
 LOOK_AGAIN = 5.0
+HEARING = 1.0
 _EPOCH = 1 << 40  # receipts of one connection; a consumer of 2^40 messages would take years
 
 
@@ -132,7 +133,7 @@ class AMQPConsumer:
     def _fetch(self, link: Link, want: int, wait: float) -> list[Delivery]:
         end = time.monotonic() + wait
         if wait <= 0:
-            self._hear_all(link)
+            self._hear_all(link, want)
         poll = select.poll()
         poll.register(link.fileno(), select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
@@ -183,11 +184,16 @@ class AMQPConsumer:
             self._let_go(link)
         return found
 
-    def _hear_all(self, link: Link) -> None:
-        """Read whatever the queues have sent until now: they answer after what they sent before."""
-        # Twice: that an acknowledgement has made room reaches a queue by another way.
-        for _ in range(2):
-            link.call_all([spec.Queue.Declare(queue=queue, passive=True) for queue in self._queues])
+    def _hear_all(self, link: Link, want: int) -> None:
+        """Read what the queues have to send now: until they are empty, or have sent what is wanted."""
+        looks = [spec.Queue.Declare(queue=queue, passive=True) for queue in self._queues]
+        end = time.monotonic() + HEARING
+        while time.monotonic() < end:
+            left = sum(answer.message_count for answer in link.call_all(looks))
+            if left == 0 or sum(map(len, self._ready.values())) >= want:
+                break
+        # Once more: a channel that waits for a queue's answer passes on deliveries after that.
+        link.call_all(looks)
         self._check(link)
 
     def _check(self, link: Link) -> None:
