@@ -431,14 +431,16 @@ class AMQPConsumer:
         self._look_again = float("inf")
         self._patience = min(2 * self._patience, 300.0)
         try:
+            # First on a connection of its own: a broken stream closes whole connections.
+            self._broker.notes.read("revoked", notes.QUIET)
             notes.follow(link, self._revoked, end)
-        except Refused as error:
-            if error.whole:
+        except (Refused, OperationalError) as error:
+            if isinstance(error, Refused) and error.whole:
                 raise
             self._look_again = time.monotonic() + self._patience
-            if error.code != 404 and not self._warned:
+            if not self._warned and getattr(error, "code", 0) != 404:
                 self._warned = True
-                log.warning("Revoked tasks may run: %s", self._server.explain(error))
+                log.warning("Revoked tasks may run: %s", error)
 
     def _cancelled(self, tag: str) -> None:
         """The server has ended a consumer: its queue is gone, or has moved."""

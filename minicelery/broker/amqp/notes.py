@@ -145,14 +145,14 @@ class Notes:
 
         self._once(send)
 
-    def read(self, topic: str) -> dict[str, bytes]:
+    def read(self, topic: str, patience: float = 6 * QUIET) -> dict[str, bytes]:
         """The records that have not expired."""
         found = Topic(topic)
 
         def look(link: Link) -> None:
             link.on_content = lambda content: heard(link, found, content)
             try:
-                follow(link, found, time.monotonic() + _PATIENCE, 6 * QUIET)
+                follow(link, found, time.monotonic() + _PATIENCE, patience)
             except Refused as error:
                 if error.code != 404:
                     raise
