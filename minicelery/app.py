@@ -17,6 +17,7 @@ from minicelery.exceptions import TaskRevokedError
 from minicelery.message import Message
 from minicelery.modules import calling_directory, django_packages, import_related
 from minicelery.registry import TaskRegistry, share, task_from_function
+from minicelery.resending import retry_message
 from minicelery.result import AsyncResult, DisabledBackend, EagerResult
 from minicelery.sending import Sender
 from minicelery.settings import Settings, read_config, read_envvar
@@ -286,7 +287,7 @@ class Celery:
         return self._sender.send(name, args or (), kwargs or {}, options, self.tasks.get(name))
 
     def _retry_message(self, *details: Any) -> Message:
-        return self._sender.retry_message(*details)
+        return retry_message(self._sender, *details)
 
     def _run_eagerly(
         self, task: PlainTask[Any, Any], args: Any, kwargs: Any, options: Any

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from minicelery import serialization, signals
@@ -280,7 +279,7 @@ class Sender:
         inside = parent is not None and parent.id is not None
         route = defaults.route
         if options or route is None:
-            return self._message_with(name, args, kwargs, options, defaults, id, parent if inside else None)
+            return self.message_with(name, args, kwargs, options, defaults, id, parent if inside else None)
         try:
             body, content_type, encoding = encode_body(args, kwargs, defaults.serializer)
         except EncodeError as error:
@@ -303,7 +302,7 @@ class Sender:
             self._compress(message, defaults.compression)
         return message
 
-    def _message_with(
+    def message_with(
         self,
         name: str,
         args: Sequence[Any],
@@ -435,65 +434,3 @@ class Sender:
                     f"({error}); {hint}"
                 )
         return error
-
-    # -- retries ---------------------------------------------------------------------------
-
-    def retry_message(
-        self,
-        request: Request,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        countdown: float | None,
-        eta: datetime | None,
-        options: Mapping[str, Any],
-    ) -> Message:
-        """The next attempt at `request`: same id, one retry more, everything else carried on."""
-        old = request.message
-        assert old is not None  # an attempt without a message is called directly
-        task = request.task_object
-        changed = args is not request.args or kwargs is not request.kwargs
-        headers = {
-            key: value for key, value in old.headers.items() if key not in ("redelivered", "x-delivery-count")
-        }
-        headers["retries"] = request.retries + 1
-        headers["parent_id"] = request.id
-        body, content_type, encoding = old.body, old.content_type, old.content_encoding
-        properties = dict(old.properties)
-        overrides: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-        # Back to where it was delivered, past all exchanges: others that got it need no other try.
-        route = Route(old.queue, "", old.queue, old.properties.get("delivery_mode", 2))
-        if changed or overrides:
-            if not ADDRESS.isdisjoint(overrides):
-                address = {"queue": old.queue, **overrides}
-                route = self.router.route(task.name, args, kwargs, address, task)
-            links = {
-                "link": request.callbacks, "link_error": request.errbacks,
-                "chain": request.chain, "chord": request.chord,
-            }  # fmt: skip
-            fresh = self._message_with(
-                task.name, args, kwargs,
-                {
-                    "headers": request.headers, "shadow": request.shadow, "root_id": request.root_id,
-                    "group_id": request.group, "group_index": request.group_index,
-                    "time_limit": request.time_limit, "soft_time_limit": request.soft_time_limit,
-                    "priority": old.priority,
-                    "ignore_result": old.headers.get("ignore_result"),
-                    "retries": request.retries + 1, "parent_id": request.id, "reply_to": request.reply_to,
-                    **links, **overrides, "task_id": request.id,
-                },
-                self.defaults(task), str(request.id), None, route,
-            )  # fmt: skip
-            if "expires" not in overrides:
-                fresh.headers["expires"], fresh.expires = old.headers.get("expires"), old.expires
-            fresh.headers["origin"] = old.headers.get("origin")
-            message = fresh
-        else:
-            message = Message(
-                old.id, old.task, body, headers, old.queue, old.priority, content_type, encoding,
-                "", old.queue, properties, None, old.expires,
-            )  # fmt: skip
-        now = time.time()
-        zone = self.app.conf.zone()
-        message.due = due_time(task.name, countdown, eta, now, zone)
-        message.headers["eta"] = iso(message.due, zone)
-        return message
