@@ -182,18 +182,20 @@ class Agent:
         if reason == DONE:
             bury(self.board.obituaries, slot)
             return []
-        kept = slot.kept_message()
+        kept = slot.kept_messages()
         outcomes = []
         noted = slot.noted()
         for key, let_go, fields in noted:
             if let_go:
-                message = kept[1] if kept is not None and kept[0] == key else Message("", "", b"", {})
+                message = kept.get(key) or Message("", "", b"", {})
                 outcomes.append(as_outcome(Delivery(message, 0, let_go=True), fields))
-        running = slot.key if entry.began and slot.key not in {key for key, _, _ in noted} else ""
-        if running and kept is not None and kept[0] == running:
-            lost = Delivery(kept[1], 0, started=True, reason=reason, let_go=True)
-            if isinstance(outcome := self._end_of(lost), Outcome):
-                outcomes.append(outcome)
+        ended = {key for key, _, _ in noted}
+        running = [key for key in slot.running_keys() if entry.began and key not in ended]
+        for key in running:
+            if key in kept:
+                lost = Delivery(kept[key], 0, started=True, reason=reason, let_go=True)
+                if isinstance(outcome := self._end_of(lost), Outcome):
+                    outcomes.append(outcome)
         # Also of what had just been let go of: it may come back nevertheless.
         bury(self.board.obituaries, slot, running, reason)
         return outcomes

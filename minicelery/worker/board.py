@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import marshal
 import mmap
+import os
 import struct
-import zlib
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from minicelery.message import Delivery, Message, Outcome, Record, Verdict
+from minicelery.worker.shared import Ring, Sheet
 
 _ENTRY = struct.Struct(
-    "=Q I I Q d d Q Q"
-)  # number, pid, generation, receipt, began, deadline, processed, number
+    "=Q I I Q d d Q I Q"
+)  # number, pid, generation, receipt, began, deadline, processed, free, number
 _GENERATION = struct.Struct("=I")
 _GENERATION_AT = struct.calcsize("=Q I")
 _NAME = 160
@@ -28,12 +31,13 @@ JOURNAL = 128 * 1024
 DONE = "done"
 """How a child ended that has settled everything and left by itself."""
 _LENGTH = struct.Struct("=I")
-_CHECKED = struct.Struct("=I I")  # length and checksum
 KEY = 128
-KEPT_MESSAGE = 64 * 1024
+KEPT_MESSAGES = 64 * 1024
+RUNS = 8 * 1024
 OBITUARIES = 512 * 1024
 ENDED = 256 * 1024
-_SLOT = _ENTRY.size + _NAME + _LENGTH.size + JOURNAL + KEY + _LENGTH.size + KEPT_MESSAGE + ENDED
+# What each further place of a child adds to these, in a pool that runs many tasks at once.
+_JOURNAL_EACH, _KEPT_EACH, _RUNS_EACH, _ENDED_EACH = 1024, 4096, 1024, 2048
 
 
 @dataclass(slots=True)
@@ -46,38 +50,96 @@ class Entry:
     began: float = 0.0  # monotonic seconds; 0 while idle
     deadline: float = 0.0  # monotonic seconds of the hard limit; 0: none
     processed: int = 0
+    free: int = 0  # places for more, while it runs something
+
+
+@dataclass(slots=True)
+class Run:
+    """What the Board tells of a run that takes longer than a tick."""
+
+    id: str
+    name: str
+    receipt: int
+    began: float  # unix seconds
+    args: str  # their repr, shortened
+    kwargs: str
+    queue: str
+    acknowledged: bool  # it will not run again
 
 
 class Board:
-    """`size` slots in one anonymous shared mapping, made before the first fork."""
+    """`size` slots in one shared mapping, made before the first child is started.
 
-    def __init__(self, size: int) -> None:
-        self._memory = mmap.mmap(-1, size * _SLOT + OBITUARIES)
-        self.slots = [Slot(self._memory, index * _SLOT) for index in range(size)]
+    Each child runs up to `places` tasks at once.  `shared` mappings have a file descriptor,
+    `fd`, from which a process that was not forked opens the same board.
+    """
+
+    def __init__(self, size: int, places: int = 1, fd: int | None = None, shared: bool = False) -> None:
+        self.places = places
+        layout = Layout(places)
+        length = size * layout.size + OBITUARIES
+        if fd is None and shared:
+            fd = _memory_file(length)
+        self.fd = fd
+        self._memory = mmap.mmap(-1 if fd is None else fd, length)
+        self.slots = [Slot(self._memory, index * layout.size, layout) for index in range(size)]
         # What dead children had done; written by the agent alone.
-        self.obituaries = Ring(self._memory, size * _SLOT, OBITUARIES)
+        self.obituaries = Ring(self._memory, size * layout.size, OBITUARIES)
 
     def idle(self, but: Slot | None = None) -> bool:
         """Whether a child, other than `but`'s, has nothing to do."""
         for slot in self.slots:
             if slot is not but:
                 entry = slot.read()
-                if entry.pid and not entry.began:
+                if entry.pid and (entry.free or not entry.began):
                     return True
         return False
+
+
+def _memory_file(length: int) -> int:
+    """A file without a name, in memory where the system has such files."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("minicelery-board")
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.truncate(fd, length)
+    return fd
+
+
+class Layout:
+    """Where the parts of a slot begin, counted from its own beginning."""
+
+    def __init__(self, places: int) -> None:
+        more = places - 1
+        self.places = places
+        self.journal_size = JOURNAL + more * _JOURNAL_EACH
+        self.kept_size = KEPT_MESSAGES + more * _KEPT_EACH
+        self.runs_size = RUNS + more * _RUNS_EACH
+        self.ended_size = ENDED + more * _ENDED_EACH
+        self.journal = _ENTRY.size + _NAME
+        self.keys = self.journal + _LENGTH.size + self.journal_size
+        self.kept = self.keys + places * KEY
+        self.runs = self.kept + Sheet.room(self.kept_size)
+        self.ended = self.runs + Sheet.room(self.runs_size)
+        self.size = self.ended + self.ended_size
 
 
 class Slot:
     """One child's place on the board."""
 
-    def __init__(self, memory: mmap.mmap, offset: int) -> None:
+    def __init__(self, memory: mmap.mmap, offset: int, layout: Layout) -> None:
         self._memory = memory
         self._offset = offset
-        self._journal = offset + _ENTRY.size + _NAME
-        self._key = self._journal + _LENGTH.size + JOURNAL
-        self._kept = self._key + KEY
+        self._places = layout.places
+        self._journal = offset + layout.journal
+        self._journal_size = layout.journal_size
+        self._keys = offset + layout.keys
+        # Messages that run and that the broker keeps no more, by their keys.
+        self._kept = Sheet(memory, offset + layout.kept, layout.kept_size)
+        self._runs = Sheet(memory, offset + layout.runs, layout.runs_size)
         # What its child has done, settled or not, as far back as there is room.
-        self.ended = Ring(memory, self._kept + _LENGTH.size + KEPT_MESSAGE, ENDED)
+        self.ended = Ring(memory, offset + layout.ended, layout.ended_size)
         self._number = 0
         self._end = 0  # of what the journal holds
         self.pid = 0
@@ -86,12 +148,12 @@ class Slot:
 
     # -- the child's side ------------------------------------------------------------------
 
-    def write(self, receipt: int, began: float, deadline: float = 0.0) -> None:
+    def write(self, receipt: int, began: float, deadline: float = 0.0, free: int = 0) -> None:
         """Say what runs: 0.4 µs, no system call."""
         self._number = number = self._number + 1
         _ENTRY.pack_into(
             self._memory, self._offset,
-            number, self.pid, self.generation, receipt, began, deadline, self.processed, number,
+            number, self.pid, self.generation, receipt, began, deadline, self.processed, free, number,
         )  # fmt: skip
 
     def rename(self, generation: int) -> None:
@@ -109,28 +171,36 @@ class Slot:
         # its receipts are the new child's as well.
         self._end = 0
         _LENGTH.pack_into(self._memory, self._journal, 0)
-        _LENGTH.pack_into(self._memory, self._kept, 0)
+        self._kept.write(b"")
+        self._runs.write(b"")
         self.ended.clear()
-        self.name_run("")
+        for place in range(self._places):
+            self.name_run("", place)
         self.write(0, 0.0)
 
-    def name_run(self, key: str) -> None:
-        """Say which message is about to run, by a key that its redelivery has as well."""
-        self._memory[self._key : self._key + KEY] = key.encode()[:KEY].ljust(KEY, b"\0")
+    def name_run(self, key: str, place: int = 0) -> None:
+        """Say which message is about to run, by a key that its redelivery has as well.
 
-    def keep_message(self, message: Message, key: str) -> bool:
-        """Keep the message that runs, as the broker is about to let go of it; False if it is too big."""
-        entry: Any = (key, _as_tuple(message))
+        Where the broker keeps what a dead child held, the receipt will do.
+        """
+        start = self._keys + place * KEY
+        self._memory[start : start + KEY] = key.encode()[:KEY].ljust(KEY, b"\0")
+
+    def keep_messages(self, messages: Mapping[str, Message]) -> bool:
+        """Keep the messages that run, by their keys, as the broker is about to let go of them.
+
+        False, and those kept before stay, where they are too much.
+        """
         try:
-            data = marshal.dumps(entry)
+            return self._kept.write(marshal.dumps([(key, _as_tuple(one)) for key, one in messages.items()]))
         except ValueError:
             return False
-        if len(data) > KEPT_MESSAGE:
-            return False
-        start = self._kept + _LENGTH.size
-        self._memory[start : start + len(data)] = data
-        _LENGTH.pack_into(self._memory, self._kept, len(data))
-        return True
+
+    def show(self, runs: Sequence[Run]) -> None:
+        """Say what runs, for all to see; of many long ones as many as there is room for."""
+        shown = [astuple(run) for run in runs]
+        while not self._runs.write(marshal.dumps(shown)):
+            shown = shown[: len(shown) // 2]
 
     def clear_journal(self) -> None:
         """Everything in it has been settled."""
@@ -151,7 +221,7 @@ class Slot:
         if key and outcome.verdict is not Verdict.REQUEUE:
             self.ended.add(data)
         start, end = self._end, self._end + _LENGTH.size + len(data)
-        if end > JOURNAL:
+        if end > self._journal_size:
             return False
         base = self._journal + _LENGTH.size
         self._memory[base + start : base + end] = _LENGTH.pack(len(data)) + data
@@ -180,20 +250,19 @@ class Slot:
         name, generation = self.name, self.read().generation
         return [f"{name}~{number}" for number in range(generation, 0, -1)] + [name]
 
-    @property
-    def key(self) -> str:
-        """The key of the message that runs, or ran last."""
-        return self._memory[self._key : self._key + KEY].rstrip(b"\0").decode(errors="replace")
+    def running_keys(self) -> list[str]:
+        """The keys of the messages that run, or ran last."""
+        texts = self._memory[self._keys : self._keys + self._places * KEY]
+        found = (texts[at : at + KEY].rstrip(b"\0") for at in range(0, len(texts), KEY))
+        return [key.decode(errors="replace") for key in found if key]
 
-    def kept_message(self) -> tuple[str, Message] | None:
-        """The message that the broker has let go of, and its key."""
-        (length,) = _LENGTH.unpack_from(self._memory, self._kept)
-        start = self._kept + _LENGTH.size
-        try:
-            key, fields = marshal.loads(self._memory[start : start + length])
-            return key, Message(*fields)
-        except (ValueError, EOFError, TypeError):
-            return None
+    def kept_messages(self) -> dict[str, Message]:
+        """The messages that run and that the broker has let go of, by their keys."""
+        return {key: Message(*fields) for key, fields in self._kept.read() or ()}
+
+    def runs(self) -> list[Run]:
+        """What its child has been running for longer than a tick."""
+        return [Run(*fields) for fields in self._runs.read() or ()]
 
     def noted(self) -> list[tuple[str, bool, tuple[Any, ...]]]:
         """What the journal has: key, whether the broker has let go of it, and the outcome's fields."""
@@ -230,67 +299,6 @@ class Slot:
 
 def _as_tuple(message: Message) -> tuple[object, ...]:
     return tuple(getattr(message, name) for name in Message.__slots__)
-
-
-class Ring:
-    """Entries in shared memory: two halves, of which the older is dropped when the newer is full.
-
-    One process writes, any may read: what is being dropped is read as an end.
-    """
-
-    def __init__(self, memory: mmap.mmap, offset: int, size: int) -> None:
-        self._memory = memory
-        self._offset = offset
-        self._half = size // 2
-
-    def add(self, data: bytes) -> bool:
-        """Keep what `marshal` has packed; False if it is larger than a half."""
-        need = _CHECKED.size + len(data)
-        if need + 2 * _LENGTH.size > self._half:
-            return False
-        newer = self._newer()
-        base, end = self._place(newer)
-        if end + need > self._half:
-            newer ^= 1
-            base, _ = self._place(newer)
-            end = 2 * _LENGTH.size
-            _LENGTH.pack_into(self._memory, base, end)
-            self._memory[self._offset + _LENGTH.size] = newer
-        at = base + end
-        self._memory[at : at + need] = _CHECKED.pack(len(data), zlib.crc32(data)) + data
-        _LENGTH.pack_into(self._memory, base, end + need)
-        return True
-
-    def entries(self) -> list[Any]:
-        """What is kept, the oldest first."""
-        found = []
-        newer = self._newer()
-        for half in (newer ^ 1, newer):
-            base, end = self._place(half)
-            at = 2 * _LENGTH.size
-            while at + _CHECKED.size <= end:
-                length, check = _CHECKED.unpack_from(self._memory, base + at)
-                at += _CHECKED.size
-                data = self._memory[base + at : base + at + length] if length <= end - at else b""
-                if zlib.crc32(data) != check:  # it is being written over
-                    break
-                found.append(marshal.loads(data))
-                at += length
-        return found
-
-    def clear(self) -> None:
-        """Drop everything."""
-        for half in (0, 1):
-            _LENGTH.pack_into(self._memory, self._offset + half * self._half, 0)
-
-    def _newer(self) -> int:
-        return self._memory[self._offset + _LENGTH.size] & 1
-
-    def _place(self, half: int) -> tuple[int, int]:
-        """Where a half begins, and where its entries end; which one is newer stands in the first."""
-        base = self._offset + half * self._half
-        (end,) = _LENGTH.unpack_from(self._memory, base)
-        return base, min(max(end, 2 * _LENGTH.size), self._half)
 
 
 def _fields(outcome: Outcome) -> tuple[Any, ...]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import marshal
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from minicelery.message import Delivery, Outcome, Verdict
-from minicelery.worker.board import KEY, Board, Ring, Slot, as_outcome
+from minicelery.worker.board import KEY, Board, Slot, as_outcome
+from minicelery.worker.shared import Ring
 
 BURIAL = 1.0
 """Seconds that a dead child's obituary is waited for."""
@@ -102,12 +103,12 @@ def _look(board: Board, keys: set[str]) -> tuple[dict[str, Fate], set[str]]:
         entry = slot.read()
         if not entry.pid:
             continue
-        key = slot.key
-        if key in keys and entry.began:
+        running = keys.intersection(slot.running_keys()) if entry.began else ()
+        if running:
             if _alive(entry.pid):
-                found[key] = Fate(running=True)
+                found.update(dict.fromkeys(running, Fate(running=True)))
             else:
-                dying.add(key)
+                dying.update(running)
         for receipt, key, let_go, fields in slot.ended.entries():
             # Without a message's own id: only what a connection held that has been lost since.
             if key in keys and (key[0] == "m" or receipt >> _EPOCH < max(1, entry.generation)):
@@ -120,13 +121,13 @@ def _look(board: Board, keys: set[str]) -> tuple[dict[str, Fate], set[str]]:
     return found, dying
 
 
-def bury(obituaries: Ring, slot: Slot, running: str = "", reason: str | None = None) -> None:
+def bury(obituaries: Ring, slot: Slot, running: Iterable[str] = (), reason: str | None = None) -> None:
     """Write down what a child that is gone had done lately, and that it had been at `running`."""
     now = time.monotonic()
     for _, key, let_go, fields in slot.ended.entries()[-_TAIL:]:
         obituaries.add(marshal.dumps((key, None, _SETTLED if let_go else fields, now)))
-    if running:
-        obituaries.add(marshal.dumps((running, reason or "Worker exited prematurely", None, now)))
+    for key in running:
+        obituaries.add(marshal.dumps((key, reason or "Worker exited prematurely", None, now)))
 
 
 def _alive(pid: int) -> bool:

@@ -225,7 +225,7 @@ class Loop:
         What had become of it nobody here knows: it may have killed a whole worker.  False
         where it is not this child's any more.
         """
-        if not self.slot.keep_message(delivery.message, key):
+        if not self.slot.keep_messages({key: delivery.message}):
             return True
         try:
             with self.lock:
@@ -417,7 +417,8 @@ class Keeper(threading.Thread):
             if loop.current is not call:
                 return
             if loop.told and call.delivery.once:
-                call.delivery.once = loop.slot.keep_message(call.delivery.message, key_of(call.delivery))
+                kept = {key_of(call.delivery): call.delivery.message}
+                call.delivery.once = loop.slot.keep_messages(kept)
             with call.request.state_lock:
                 record = None if call.request.reported else loop.executor.started(call)
                 loop.consumer.extend([call.delivery], [record] if record else ())

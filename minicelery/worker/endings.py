@@ -1,0 +1,276 @@
+"""How a delivery ends other than by a returned value: each end as an outcome."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from minicelery import record, signals, states
+from minicelery._state import request_var
+from minicelery.exceptions import (
+    DecodeError,
+    NotRegistered,
+    Reject,
+    Retry,
+    TaskRevokedError,
+    Terminated,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from minicelery.message import Delivery, Outcome, Verdict
+from minicelery.registry import TaskRegistry, unknown_task
+from minicelery.worker.call import Call, ExceptionInfo, shown
+from minicelery.worker.links import Links
+from minicelery.worker.recorder import Recorder
+
+if TYPE_CHECKING:
+    from minicelery.app import Celery
+
+log = logging.getLogger("minicelery.worker.executor")
+
+
+class Endings:
+    """The part of an executor that makes the outcomes of what has not simply returned."""
+
+    app: Celery
+    tasks: TaskRegistry
+    recorder: Recorder
+    delivery_cap: int
+    unregistered: str  # what becomes of a message for a task that is not known
+    links: Links
+
+    def _retry(self, call: Call, retry: Retry) -> Outcome:
+        request, plan, message = call.request, call.plan, call.delivery.message
+        cause = retry.exc
+        einfo = ExceptionInfo(retry)
+        stored = None
+        if self.recorder.wants(call):
+            stored = self.recorder.state(
+                call,
+                states.RETRY,
+                None if cause is None else record.exception_document(cause),
+                einfo.traceback,
+            )
+        if plan.on_retry is not None:
+            self._guarded(plan.on_retry, cause or retry, message.id, call.args, call.kwargs, einfo)
+        if signals.task_retry.receivers:
+            self._guarded(
+                signals.task_retry.send, sender=plan.task, request=request, reason=retry, einfo=einfo
+            )
+        limit = plan.task.max_retries
+        log.info(
+            "Task %s[%s] retry %d/%s %s: %s", message.task, message.id, request.retries + 1,
+            "∞" if limit is None else limit, retry.humanize(), retry.excs or "asked for",
+        )  # fmt: skip
+        self._after(call, states.RETRY, retry, einfo)
+        return Outcome(call.delivery, Verdict.ACK, stored, tuple(request.outbox))
+
+    def _failure(self, call: Call, error: BaseException, verdict: Verdict = Verdict.ACK) -> Outcome:
+        request, plan, message = call.request, call.plan, call.delivery.message
+        task = plan.task
+        einfo = ExceptionInfo(error)
+        stored = None
+        if self.recorder.wants(call, failure=True):
+            stored = self.recorder.state(
+                call, states.FAILURE, record.exception_document(error), einfo.traceback
+            )
+        publish = [*request.outbox, *self.links.after_failure(call, error, einfo)]
+        if plan.on_failure is not None:
+            self._guarded(plan.on_failure, error, message.id, call.args, call.kwargs, einfo)
+        if signals.task_failure.receivers:
+            self._guarded(
+                signals.task_failure.send, sender=task, task_id=message.id, exception=error, args=call.args,
+                kwargs=call.kwargs, traceback=error.__traceback__, einfo=einfo,
+            )  # fmt: skip
+        if isinstance(error, task.throws):
+            log.info("Task %s[%s] raised expected: %s", message.task, message.id, shown(error, task))
+        else:
+            log.error(
+                "Task %s[%s] raised unexpected: %s\n%s",
+                message.task,
+                message.id,
+                shown(error, task),
+                einfo.traceback.rstrip(),
+            )
+        self._after(call, states.FAILURE, error, einfo)
+        if verdict is Verdict.ACK and self._rejects(call, error):
+            verdict = Verdict.REJECT
+        return Outcome(call.delivery, verdict, stored, publish, reason=shown(error, task)[:500])
+
+    def _rejects(self, call: Call, error: BaseException) -> bool:
+        """Whether a failed late-ack task goes to the dead letters: `acks_on_failure` and kin are off."""
+        task = call.plan.task
+        if not call.plan.acks_late:
+            return False
+        own = task.acks_on_timeout if isinstance(error, TimeLimitExceeded) else task.acks_on_failure
+        acked = task.acks_on_failure_or_timeout if own is None else own
+        return acked is False
+
+    # -- ends without a run ----------------------------------------------------------------
+
+    def lost(self, call: Call) -> Outcome:
+        """The outcome of a delivery whose run somebody else had begun and did not end.
+
+        `delivery.reason` says how the run ended; None means that worker, machine or
+        connection were lost with it.
+        """
+        delivery, plan = call.delivery, call.plan
+        reason = delivery.reason
+        message = delivery.message
+        if reason is not None and reason.startswith("time limit"):
+            seconds = call.time_limit or 0
+            if not self._rejects(call, TimeLimitExceeded(seconds)):
+                return self._failure(call, TimeLimitExceeded(seconds))
+            return self._again(call, TimeLimitExceeded(seconds))
+        terminated = reason is not None and reason.startswith("terminated")
+        error: Exception = (
+            Terminated(reason) if terminated else WorkerLostError(reason or "the worker running it was lost")
+        )
+        task = plan.task
+        if task.retry_on_worker_lost and not terminated:
+            try:
+                self._within(call, task.retry, exc=error, throw=False, countdown=0)
+                return self._retry(call, Retry(exc=error, when=0))
+            except Exception as final:
+                return self._failure(call, final)
+        if plan.acks_late and (reason is None or terminated or task.reject_on_worker_lost):
+            return self._again(call, error)
+        log.error("Task %s[%s] is lost: %s", message.task, message.id, error)
+        return self._failure(call, error)
+
+    def _again(self, call: Call, error: Exception) -> Outcome:
+        """Back to the front of its queue, up to the delivery cap."""
+        delivery = call.delivery
+        delivery.deliveries += 1
+        message = delivery.message
+        if delivery.deliveries >= self.delivery_cap:
+            log.error(
+                "Task %s[%s] died %d times and goes to the dead letters of %r: %s",
+                message.task, message.id, delivery.deliveries, message.queue, error,
+            )  # fmt: skip
+            return self._failure(call, error, Verdict.REJECT)
+        log.warning(
+            "Task %s[%s] runs again (%d of %d): %s",
+            message.task, message.id, delivery.deliveries + 1, self.delivery_cap, error,
+        )  # fmt: skip
+        return Outcome(delivery, Verdict.REQUEUE)
+
+    def terminated(self, call: Call, reason: str) -> Outcome:
+        """The outcome of a running call that a cold shutdown stops."""
+        call.delivery.started = True
+        call.delivery.reason = f"terminated: {reason}"
+        if call.plan.acks_late:
+            # Stopped on purpose: the run does not count against the task.
+            call.delivery.message.headers["redelivered"] = True
+            return Outcome(call.delivery, Verdict.REQUEUE)
+        return self.lost(call)
+
+    def timed_out(self, call: Call) -> Outcome:
+        """The outcome of a running call that has passed its hard limit."""
+        message = call.delivery.message
+        log.error("Hard time limit (%ss) exceeded for %s[%s]", call.time_limit, message.task, message.id)
+        return self._failure(call, TimeLimitExceeded(call.time_limit))
+
+    def _revoke(self, call: Call, why: str) -> Outcome:
+        message = call.delivery.message
+        error = TaskRevokedError(why)
+        stored = None
+        if self.recorder.wants(call):
+            stored = self.recorder.state(call, states.REVOKED, record.exception_document(error), None)
+        if signals.task_revoked.receivers:
+            self._guarded(
+                signals.task_revoked.send, sender=call.plan.task, request=call.request, terminated=False,
+                signum=None, expired=why == "expired",
+            )  # fmt: skip
+        log.info("Task %s[%s] %s: not run", message.task, message.id, why)
+        return Outcome(call.delivery, Verdict.ACK, stored)
+
+    def _reject_by_task(self, call: Call, error: Reject) -> Outcome:
+        message = call.delivery.message
+        self._after(call, states.REJECTED, error, None)
+        if signals.task_rejected.receivers:
+            self._guarded(signals.task_rejected.send, sender=call.plan.task, message=message, exc=error)
+        if error.requeue:
+            log.info(
+                "Task %s[%s] rejected, back to %s: %s", message.task, message.id, message.queue, error.reason
+            )
+            message.due = None
+            message.exchange, message.routing_key = "", message.queue
+            message.headers["redelivered"] = True
+            # To the end of the line, as Celery does.
+            return Outcome(call.delivery, publish=(*call.request.outbox, message))
+        log.warning("Task %s[%s] rejected: %s", message.task, message.id, error.reason)
+        stored = None
+        if self.recorder.wants(call):
+            stored = self.recorder.state(call, states.FAILURE, record.exception_document(error), None)
+        reason = f"rejected by the task: {error.reason}"
+        return Outcome(call.delivery, Verdict.REJECT, stored, tuple(call.request.outbox), reason)
+
+    def _reject(self, delivery: Delivery, reason: str, error: BaseException | None = None) -> Outcome:
+        """A message that is no task call: kept with the dead letters, and recorded where it has an id."""
+        message = delivery.message
+        log.error(
+            "Rejected a message of queue %r (task %s[%s]): %s; kept in the queue's dead letters",
+            message.queue, message.task or "?", message.id or "?", reason,
+        )  # fmt: skip
+        if signals.task_rejected.receivers:
+            self._guarded(signals.task_rejected.send, sender=self, message=message, exc=error)
+        return Outcome(
+            delivery,
+            Verdict.REJECT,
+            self.recorder.failure_of(message, error or DecodeError(reason)),
+            reason=reason,
+        )
+
+    def _unknown(self, delivery: Delivery) -> Outcome:
+        message = delivery.message
+        error = NotRegistered(message.task)
+        text = unknown_task(message.task, self.tasks)
+        log.error("Task [%s] of queue %r: %s", message.id, message.queue, text)
+        if signals.task_unknown.receivers:
+            self._guarded(
+                signals.task_unknown.send,
+                sender=self,
+                message=message,
+                exc=error,
+                name=message.task,
+                id=message.id,
+            )
+        if self.unregistered == "requeue":
+            # Some other worker, or this one after its update, may know it.
+            delivery.deliveries += 1
+            if delivery.deliveries < self.delivery_cap * 10:
+                message.headers["x-delivery-count"] = delivery.deliveries
+                message.due = time.time() + 5.0
+                message.exchange, message.routing_key = "", message.queue
+                return Outcome(delivery, publish=(message,))
+        verdict = Verdict.ACK if self.unregistered == "discard" else Verdict.REJECT
+        return Outcome(delivery, verdict, self.recorder.failure_of(message, error), reason=text)
+
+    # -- parts -----------------------------------------------------------------------------
+
+    def _within(self, call: Call, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        token = request_var.set(call.request)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            request_var.reset(token)
+
+    def _guarded(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """A handler's own failure is logged and changes nothing."""
+        try:
+            function(*args, **kwargs)
+        except Exception:
+            log.exception("%s failed", getattr(function, "__qualname__", function))
+
+    def _after(self, call: Call, state: str, value: Any, einfo: ExceptionInfo | None) -> None:
+        plan, id = call.plan, call.delivery.message.id
+        if plan.after_return is not None:
+            self._guarded(plan.after_return, state, value, id, call.args, call.kwargs, einfo)
+        if signals.task_postrun.receivers:
+            self._guarded(
+                signals.task_postrun.send, sender=plan.task, task_id=id, task=plan.task, args=call.args,
+                kwargs=call.kwargs, retval=value, state=state,
+            )  # fmt: skip
