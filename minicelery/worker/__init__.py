@@ -23,7 +23,8 @@ from minicelery.worker import logs
 from minicelery.worker.agent import Agent
 from minicelery.worker.board import Board, Slot
 from minicelery.worker.executor import Executor
-from minicelery.worker.loop import BATCH, STOP, Loop
+from minicelery.worker.loop import BATCH, Loop
+from minicelery.worker.orders import QUIT, STOP
 from minicelery.worker.prefork import Supervisor
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ class Worker:
         def stop(number: int, _: object) -> None:
             interrupts.append(number)
             if number == signal.SIGQUIT or interrupts.count(signal.SIGINT) > 1:
-                os.write(order_end, b"q")
+                os.write(order_end, QUIT)
             elif len(interrupts) == 1:
                 log.warning("Warm shutdown: finishing the running task")
                 os.write(order_end, STOP)

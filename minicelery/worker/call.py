@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback as traceback_module
 from collections.abc import Callable
 from types import TracebackType
@@ -47,8 +48,8 @@ class Plan:
     """What running a task takes, looked up once: its function, limits and handlers."""
 
     __slots__ = (
-        "acks_late", "after_return", "before_start", "function", "ignore_result", "on_failure", "on_retry",
-        "on_success", "soft_limit", "store_errors", "task", "time_limit", "track_started", "whole",
+        "acks_late", "after_return", "before_start", "function", "ignore_result", "is_async", "on_failure",
+        "on_retry", "on_success", "soft_limit", "store_errors", "task", "time_limit", "track_started", "whole",
     )  # fmt: skip
 
     def __init__(self, app: Celery, task: Task[..., Any], limits: tuple[float | None, float | None]) -> None:
@@ -56,6 +57,7 @@ class Plan:
         self.task = task
         self.whole = kind.__call__ is not Task.__call__
         self.function: Callable[..., Any] = task if self.whole else task.run
+        self.is_async = inspect.iscoroutinefunction(task.run)
         self.ignore_result = bool(task.ignore_result)
         self.store_errors = bool(task.store_errors_even_if_ignored)
         self.track_started = bool(task.track_started)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from minicelery.exceptions import (
 )
 from minicelery.message import Delivery, Outcome, Verdict
 from minicelery.registry import TaskRegistry, unknown_task
+from minicelery.request import Request
 from minicelery.worker.call import Call, ExceptionInfo, shown
 from minicelery.worker.links import Links
 from minicelery.worker.recorder import Recorder
@@ -124,6 +126,8 @@ class Endings:
             if not self._rejects(call, TimeLimitExceeded(seconds)):
                 return self._failure(call, TimeLimitExceeded(seconds))
             return self._again(call, TimeLimitExceeded(seconds))
+        if reason is not None and reason.startswith("revoked"):
+            return self.revoke(call, "terminated", signal.Signals[reason.rpartition(" ")[2]])
         terminated = reason is not None and reason.startswith("terminated")
         error: Exception = (
             Terminated(reason) if terminated else WorkerLostError(reason or "the worker running it was lost")
@@ -173,7 +177,12 @@ class Endings:
         log.error("Hard time limit (%ss) exceeded for %s[%s]", call.time_limit, message.task, message.id)
         return self._failure(call, TimeLimitExceeded(call.time_limit))
 
-    def _revoke(self, call: Call, why: str) -> Outcome:
+    def terminated_by(self, call: Call, number: signal.Signals) -> Outcome:
+        """The outcome of a running call that was revoked with ``terminate=True``."""
+        return self.revoke(call, "terminated", number)
+
+    def revoke(self, call: Call, why: str, number: signal.Signals | None = None) -> Outcome:
+        """The outcome of a call that was revoked, has expired, or was terminated by a signal."""
         message = call.delivery.message
         error = TaskRevokedError(why)
         stored = None
@@ -181,11 +190,33 @@ class Endings:
             stored = self.recorder.state(call, states.REVOKED, record.exception_document(error), None)
         if signals.task_revoked.receivers:
             self._guarded(
-                signals.task_revoked.send, sender=call.plan.task, request=call.request, terminated=False,
-                signum=None, expired=why == "expired",
+                signals.task_revoked.send, sender=call.plan.task, request=call.request,
+                terminated=number is not None, signum=number, expired=why == "expired",
             )  # fmt: skip
-        log.info("Task %s[%s] %s: not run", message.task, message.id, why)
+        if number is None:
+            log.info("Task %s[%s] %s: not run", message.task, message.id, why)
+        else:
+            log.warning("Task %s[%s] was terminated by %s: revoked", message.task, message.id, number.name)
         return Outcome(call.delivery, Verdict.ACK, stored)
+
+    def internal_error(self, delivery: Delivery, error: Exception) -> Outcome:
+        """The outcome of a delivery at which minicelery itself, or a handler, has failed."""
+        message = delivery.message
+        einfo = ExceptionInfo(error)
+        log.error("Task %s[%s]: an internal error: %s", message.task, message.id, einfo.traceback.rstrip())
+        if signals.task_internal_error.receivers:
+            task = self.tasks.get(message.task)
+            self._guarded(
+                signals.task_internal_error.send, sender=task, task_id=message.id, args=None, kwargs=None,
+                request=Request(task, id=message.id, message=message), exception=error,
+                traceback=error.__traceback__, einfo=einfo,
+            )  # fmt: skip
+        try:
+            stored = self.recorder.failure_of(message, error)
+        except Exception:
+            stored = None
+        reason = f"internal error: {type(error).__name__}: {error}"[:500]
+        return Outcome(delivery, Verdict.REJECT, stored, reason=reason)
 
     def _reject_by_task(self, call: Call, error: Reject) -> Outcome:
         message = call.delivery.message

@@ -36,12 +36,14 @@ from minicelery.request import Request
 from minicelery.serialization import accepted
 from minicelery.task import Task, retry_delay
 from minicelery.worker.call import Call, Plan, check_limits, shown
+from minicelery.worker.coroutines import run_coroutine
 from minicelery.worker.endings import Endings
 from minicelery.worker.links import Links
 from minicelery.worker.recorder import Recorder
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
+    from minicelery.worker.admission import Admission
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class Executor(Endings):
         self.log_results = log.isEnabledFor(logging.INFO)
         self.recorder = Recorder(app, hostname)
         self.links = Links(app)
+        self.admission: Admission | None = None  # set where a task has limits across workers
         self._plans: dict[str, Plan] = {}
         self._rng = random.Random()
 
@@ -100,6 +103,8 @@ class Executor(Endings):
             try:
                 call.running = True
                 value = call.plan.function(*call.args, **call.kwargs)
+                if call.plan.is_async:
+                    value = run_coroutine(value)
                 call.running = False
             except BaseException as error:
                 call.running = False
@@ -150,11 +155,11 @@ class Executor(Endings):
             if delivery.started:
                 return self.lost(call)
             if delivery.revoked:
-                return self._revoke(call, "revoked")
+                return self.revoke(call, "revoked")
             if (expires := headers.get("expires")) is not None:
                 message.expires = parse_time(expires, "expires", self.zone)
                 if time.time() > message.expires:
-                    return self._revoke(call, "expired")
+                    return self.revoke(call, "expired")
             if (eta := headers.get("eta")) is not None:
                 due = parse_time(eta, "eta", self.zone)
                 if due - time.time() > DELAY_WORTH_MOVING:
@@ -167,6 +172,8 @@ class Executor(Endings):
             return self._reject(delivery, f"{type(error).__name__}: {error}", error)
         except RecursionError as error:
             return self._reject(delivery, "nested too deeply", DecodeError(str(error)))
+        if self.admission is not None and (outcome := self.admission.admit(call)) is not None:
+            return outcome
         request.entering = plan.whole
         if signals.task_prerun.receivers:
             self._within(
