@@ -6,7 +6,8 @@
      "date_done": "2026-11-21T02:31:24.412344+00:00", "task_id": "…"}
 
 An exception is an object of `exc_type`, `exc_message` (its arguments) and `exc_module`.  It
-is rebuilt only from modules that are imported already; nothing is imported for it.
+is rebuilt only from modules that are imported already; nothing is imported for it.  pickle
+carries the exception itself.
 """
 
 from __future__ import annotations
@@ -15,18 +16,26 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone, tzinfo
 from json.encoder import encode_basestring_ascii as quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minicelery import exceptions, serialization, states
 from minicelery.exceptions import (
     BackendGetMetaError,
+    ContentDisallowed,
     DecodeError,
     EncodeError,
     SecurityError,
 )
 from minicelery.message import Record
+from minicelery.serialization.pickle import CarriedException
 
-_ANY_SERVED = frozenset(serialization.CONTENT_TYPES[name] for name in serialization.SERVED)
+if TYPE_CHECKING:
+    from minicelery.settings import Settings
+
+_COMPRESSED = b"\x00celery-compressed\x00"
+"""What a compressed document begins with; its compression and another NUL follow."""
+_TOO_MUCH = (SystemExit, KeyboardInterrupt, GeneratorExit)
+"""Raised in a reader these would end its process, not its call."""
 
 
 def encode(
@@ -42,6 +51,7 @@ def encode(
     group_id: str | None = None,
     parent_id: str | None = None,
     extra: Mapping[str, Any] | None = None,
+    compression: str | None = None,
 ) -> Record:
     """The record of one state.  Raises EncodeError where `result` can't be carried.
 
@@ -62,7 +72,10 @@ def encode(
             text += f', "parent_id": {quote(parent_id)}'
         if extra:
             text += ", " + serialization.encode_json(extra)[1:-1]
-        return Record(id, f'{text}, "task_id": {quote(id)}}}'.encode(), state, ttl)
+        data = f'{text}, "task_id": {quote(id)}}}'.encode()
+        return Record(id, data if compression is None else _compressed(data, compression), state, ttl)
+    if isinstance(result, ExceptionDocument):
+        result = result.fit_for(serializer)
     document: dict[str, Any] = {"status": state, "result": result, "traceback": traceback}
     document |= {"children": children if children is None else list(children), "date_done": done}
     if group_id is not None:
@@ -70,18 +83,49 @@ def encode(
     if parent_id is not None:
         document["parent_id"] = parent_id
     document |= {**(extra or {}), "task_id": id}
-    return Record(id, serialization.dumps(document, serializer)[0], state, ttl)
+    data = serialization.dumps(document, serializer)[0]
+    return Record(id, data if compression is None else _compressed(data, compression), state, ttl)
 
 
-def decode(document: bytes, serializer: str = "json") -> dict[str, Any]:
+def _compressed(document: bytes, compression: str) -> bytes:
+    packed, content_type = serialization.compress(document, compression)
+    return b"".join((_COMPRESSED, content_type.encode(), b"\x00", packed))
+
+
+def read(document: bytes, conf: Settings) -> dict[str, Any]:
+    """`decode` as the settings say: `result_serializer`, if `result_accept_content` lists it.
+
+    Raises ContentDisallowed where it does not, before it looks at the document.
+    """
+    serializer = conf.result_serializer
+    names = conf.accept_content if conf.result_accept_content is None else conf.result_accept_content
+    accept = serialization.accepted(names)
+    if serialization.CONTENT_TYPES.get(serializer, serializer) not in accept:
+        setting = "accept_content" if conf.result_accept_content is None else "result_accept_content"
+        raise ContentDisallowed(
+            f"results are written in {serializer!r} (result_serializer), which {setting}={list(names)!r} "
+            f"does not list; set result_accept_content=[{serializer!r}] to read them"
+        )
+    return decode(document, serializer, accept)
+
+
+def decode(
+    document: bytes, serializer: str = "json", accept: frozenset[str] = serialization.SAFE
+) -> dict[str, Any]:
     """The document as a dict with at least `status`, `result`, `task_id`; exceptions rebuilt.
 
-    Raises BackendGetMetaError where it is not a result document.
+    Raises BackendGetMetaError where it is not a result document, SecurityError where it is
+    not signed by anybody trusted.
     """
     content_type = serialization.CONTENT_TYPES.get(serializer, serializer)
     try:
-        meta = serialization.loads(document, content_type, "utf-8", _ANY_SERVED)
+        if document.startswith(_COMPRESSED):
+            compression, _, packed = document[len(_COMPRESSED) :].partition(b"\x00")
+            document = serialization.decompress(packed, compression.decode(errors="replace"))
+        meta = serialization.loads(document, content_type, "utf-8", accept)
     except DecodeError as error:
+        if isinstance(error.__cause__, SecurityError):
+            raise error.__cause__ from None
         raise BackendGetMetaError(
             f"a stored result is not {serializer}: {error}; "
             f"result_serializer must be the same in workers and clients"
@@ -94,19 +138,46 @@ def decode(document: bytes, serializer: str = "json") -> dict[str, Any]:
     return meta
 
 
+class ExceptionDocument(dict[str, Any]):
+    """What a document holds of `error`, fit for JSON."""
+
+    error: BaseException
+
+    def fit_for(self, serializer: str) -> Any:
+        """What a document in `serializer` holds of it."""
+        if serializer == "pickle" and (found := _picklable(self.error)) is not None:
+            return found
+        return {**self, "exc_message": [_carried(arg, serializer) for arg in self.error.args]}
+
+
 def exception_document(error: BaseException) -> dict[str, Any]:
-    """What a document holds of `error`; arguments JSON can't carry become their repr."""
+    """What a document holds of `error`; arguments that can't be carried become their repr."""
     kind = type(error)
     name = kind.__qualname__.rpartition("<locals>.")[2]
     module = kind.__module__
     if module == "minicelery.exceptions":
         module = exceptions.WIRE_MODULES.get(name, module)
-    return {"exc_type": name, "exc_message": [_carried(arg) for arg in error.args], "exc_module": module}
+    document = ExceptionDocument(
+        exc_type=name, exc_message=[_carried(arg) for arg in error.args], exc_module=module
+    )
+    document.error = error
+    return document
 
 
-def _carried(value: Any) -> Any:
+def _picklable(error: BaseException) -> BaseException | None:
+    """`error`, if a reader can have it: of a module, and surviving to be pickled and read."""
+    if type(error).__module__ == "__main__" or type(error).__module__.startswith("minicelery."):
+        return None  # the reader's own __main__ is another one, and Celery does not know our modules
     try:
-        serialization.encode_json(value)
+        back = serialization.pickle.decode(serialization.pickle.encode(error))
+    except (DecodeError, EncodeError):
+        return None
+    return error if type(back) is type(error) else None
+
+
+def _carried(value: Any, serializer: str = "json") -> Any:
+    try:
+        serialization.dumps(value, serializer)
     except EncodeError:
         try:
             return repr(value)[:1024]
@@ -122,7 +193,12 @@ def rebuild_exception(document: Any) -> BaseException:
     name; where its constructor refuses the arguments, an Exception that quotes them.
     Raises SecurityError where the name is of something that is not an exception.
     """
+    if isinstance(document, CarriedException):
+        module, name, arguments = document.args[:3]
+        document = {"exc_type": name, "exc_message": list(arguments), "exc_module": module}
     if isinstance(document, BaseException):
+        if isinstance(document, _TOO_MUCH):
+            return _stand_in(type(document).__name__, type(document).__module__)(*document.args)
         return document
     if not isinstance(document, dict) or not isinstance(document.get("exc_type"), str):
         return Exception(document)
@@ -156,8 +232,8 @@ def _exception_class(name: str, module: str | None) -> type[BaseException]:
         raise SecurityError(
             f"a result names {module}.{name} as its exception, which is not an exception class"
         )
-    if issubclass(found, (SystemExit, KeyboardInterrupt, GeneratorExit)):
-        return _stand_in(name, module)  # it would end the reader's process, not its call
+    if issubclass(found, _TOO_MUCH):
+        return _stand_in(name, module)
     return found
 
 

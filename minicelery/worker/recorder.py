@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from minicelery import record, states
+from minicelery import record, serialization, states
 from minicelery.exceptions import EncodeError
-from minicelery.message import Message, Record
+from minicelery.message import Message, Record, short_repr
 from minicelery.result import DisabledBackend
 from minicelery.worker.call import Call
 
@@ -23,6 +23,12 @@ class Recorder:
         self.direct: bool = getattr(app.backend, "direct", False)  # results go to who asked: rpc://
         self.hostname = hostname
         self.serializer: str = conf.result_serializer
+        # Celery's rpc:// clients read a reply's content type, and have no word for a compression.
+        self.compression: str | None = None if self.direct else conf.result_compression
+        if self.enabled:  # a missing extra is found out before a task has run
+            serialization.check_writable(self.serializer, "result_serializer")
+            if self.compression is not None:
+                serialization.compress(b"", self.compression)
         self.zone = conf.zone()
         self.ttl = _seconds(conf.result_expires)
         own = conf.result_failure_expires
@@ -42,13 +48,19 @@ class Recorder:
         message, children = call.delivery.message, call.request.children
         headers = message.headers
         group, parent = headers.get("group"), headers.get("parent_id")
-        stored = record.encode(
-            message.id, states.SUCCESS, value, serializer=self.serializer, ttl=self.ttl, zone=self.zone,
-            children=[child.as_tuple() for child in children] if children else (),
-            group_id=None if group is None else _text(group),
-            parent_id=None if parent is None else _text(parent),
-            extra=self._extra(call) if self.extended else None,
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "serializer": self.serializer, "ttl": self.ttl, "zone": self.zone, "compression": self.compression,
+            "children": [child.as_tuple() for child in children] if children else (),
+            "group_id": None if group is None else _text(group),
+            "parent_id": None if parent is None else _text(parent),
+        }  # fmt: skip
+        extra = self._extra(call) if self.extended else None
+        try:
+            stored = record.encode(message.id, states.SUCCESS, value, extra=extra, **options)
+        except EncodeError as error:
+            self._check(value, message.task, error)
+            extra = self._fit_extra(extra)
+            stored = record.encode(message.id, states.SUCCESS, value, extra=extra, **options)
         return self._addressed(stored, message) if self.direct else stored
 
     def _addressed(self, stored: Record, message: Message) -> Record:
@@ -60,18 +72,18 @@ class Recorder:
         message = call.delivery.message
         headers = message.headers
         ttl = self.failure_ttl if state == states.FAILURE else self.ttl
+        options: dict[str, Any] = {
+            "serializer": self.serializer, "ttl": ttl, "zone": self.zone, "compression": self.compression,
+            "traceback": traceback, "children": [child.as_tuple() for child in call.request.children],
+            "group_id": _text(headers.get("group")), "parent_id": _text(headers.get("parent_id")),
+        }  # fmt: skip
+        extra = self._extra(call) if self.extended else None
         try:
-            stored = record.encode(
-                message.id, state, value, serializer=self.serializer, ttl=ttl, zone=self.zone, traceback=traceback,
-                children=[child.as_tuple() for child in call.request.children],
-                group_id=_text(headers.get("group")), parent_id=_text(headers.get("parent_id")),
-                extra=self._extra(call) if self.extended else None,
-            )  # fmt: skip
+            stored = record.encode(message.id, state, value, extra=extra, **options)
         except EncodeError as error:
-            stored = record.encode(
-                message.id, state, record.exception_document(error), serializer=self.serializer, ttl=ttl,
-                zone=self.zone, traceback=traceback,
-            )  # fmt: skip
+            if not isinstance(value, record.ExceptionDocument) and not self._carries(value):
+                value = record.exception_document(error)
+            stored = record.encode(message.id, state, value, extra=self._fit_extra(extra), **options)
         return self._addressed(stored, message) if self.direct else stored
 
     def failure_of(self, message: Message, error: BaseException) -> Record | None:
@@ -80,7 +92,7 @@ class Recorder:
             return None
         stored = record.encode(
             message.id, states.FAILURE, record.exception_document(error), serializer=self.serializer,
-            ttl=self.failure_ttl, zone=self.zone,
+            ttl=self.failure_ttl, zone=self.zone, compression=self.compression,
         )  # fmt: skip
         return self._addressed(stored, message) if self.direct else stored
 
@@ -90,6 +102,29 @@ class Recorder:
             "name": message.task, "args": call.args, "kwargs": call.kwargs, "worker": self.hostname,
             "retries": call.request.retries, "queue": message.queue,
         }  # fmt: skip
+
+    def _fit_extra(self, extra: dict[str, Any] | None) -> dict[str, Any] | None:
+        """`extra` with the repr of arguments that came in another serializer, or that the task has changed."""
+        if extra is None:
+            return None
+        return extra | {
+            name: short_repr(extra[name]) for name in ("args", "kwargs") if not self._carries(extra[name])
+        }
+
+    def _carries(self, value: Any) -> bool:
+        try:
+            serialization.dumps(value, self.serializer)
+        except EncodeError:
+            return False
+        return True
+
+    def _check(self, value: Any, task: str, error: EncodeError) -> None:
+        """Raise `error` in words if it is `value` that can't be carried."""
+        if not self._carries(value):
+            raise EncodeError(
+                f"the result of {task} is of type {type(value).__name__}, which the {self.serializer} serializer "
+                f"cannot carry ({error}); return plain data: numbers, text, lists, dicts, dates"
+            ) from error
 
 
 def _text(value: object) -> str | None:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import base64
 import json
+import pickle
 import sys
 import types
 from collections.abc import Iterator
 from datetime import date, datetime, time, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from minicelery import exceptions, record, states
+from minicelery import Celery, exceptions, record, serialization, states
 from minicelery.exceptions import (
     BackendGetMetaError,
+    ContentDisallowed,
     EncodeError,
+    ImproperlyConfigured,
     NotRegistered,
     Reject,
     SecurityError,
@@ -27,6 +31,8 @@ from minicelery.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
+from minicelery.message import Delivery
+from minicelery.worker.executor import Executor
 from tests import golden
 
 GOLDEN = golden.load("results")
@@ -371,3 +377,181 @@ def test_text_in_any_field_is_escaped() -> None:
     assert {
         meta[name] for name in ("status", "result", "traceback", "group_id", "parent_id", "task_id", odd)
     } == {odd}
+
+
+# -- other serializers -------------------------------------------------------------------------
+
+
+def failure(error: BaseException, serializer: str) -> bytes:
+    document = record.exception_document(error)
+    return record.encode("i", states.FAILURE, document, serializer=serializer).document
+
+
+def rebuilt(error: BaseException, serializer: str) -> BaseException:
+    document = failure(error, serializer)
+    found = record.decode(document, serializer, serialization.accepted([serializer]))["result"]
+    assert isinstance(found, BaseException)
+    return found
+
+
+def test_pickle_carries_the_exception_itself() -> None:
+    error = CustomError(7, {1, 2})
+    error.hint = "kept"  # type: ignore[attr-defined]
+    found = rebuilt(error, "pickle")
+    assert type(found) is CustomError and found.args == (7, {1, 2})
+    assert found.hint == "kept"  # type: ignore[attr-defined]
+    assert type(pickle.loads(failure(error, "pickle"))["result"]) is CustomError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeywordOnlyError(code=7), type("LocalError", (Exception,), {})("x"), ValueError("x", lambda: 1)],
+    ids=repr,
+)
+def test_an_exception_that_cannot_be_pickled_is_described(error: Exception) -> None:
+    found = rebuilt(error, "pickle")
+    assert type(found).__name__ == type(error).__name__ or type(error).__name__ in str(found)
+    assert str(error.args[0]) in str(found.args)
+
+
+def test_our_own_exceptions_are_described_in_a_pickle_so_that_celery_reads_them() -> None:
+    document = failure(WorkerLostError("gone"), "pickle")
+    assert pickle.loads(document)["result"]["exc_module"] == "billiard.exceptions"
+    assert b"minicelery" not in document
+    assert type(rebuilt(WorkerLostError("gone"), "pickle")) is WorkerLostError
+
+
+def test_celerys_pickled_exceptions_are_ours_when_they_are_read() -> None:
+    theirs = pytest.importorskip("celery.exceptions")
+    billiard = pytest.importorskip("billiard.exceptions")
+    wrapper = pytest.importorskip("celery.utils.serialization").UnpickleableExceptionWrapper
+    accept = serialization.accepted(["pickle"])
+
+    def read(error: BaseException) -> Any:
+        document = pickle.dumps({"status": "FAILURE", "result": error, "task_id": "i"})
+        return record.decode(document, "pickle", accept)["result"]
+
+    assert type(read(theirs.MaxRetriesExceededError("x"))) is exceptions.MaxRetriesExceededError
+    assert type(read(billiard.TimeLimitExceeded(3))) is TimeLimitExceeded
+    found = read(theirs.Retry("later", ValueError("x"), 5))
+    assert type(found) is exceptions.Retry and found.when == 5
+    found = read(wrapper("shop.errors", "PaymentError", ["no", 1], "text"))
+    assert (type(found).__module__, type(found).__name__) == ("shop.errors", "PaymentError")
+    assert list(found.args) == ["no", 1]
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_pickled_end_of_the_process_is_not_raised_in_the_client(kind: type[BaseException]) -> None:
+    found = rebuilt(kind("x"), "pickle")
+    assert isinstance(found, Exception) and type(found).__name__ == kind.__name__
+
+
+def test_each_serializer_keeps_the_arguments_that_it_can_carry() -> None:
+    arguments = (datetime(2026, 1, 2), {1}, 1j)
+    assert rebuilt(ValueError(*arguments), "json").args == (datetime(2026, 1, 2), "{1}", "1j")
+    assert rebuilt(ValueError(*arguments), "msgpack").args == (datetime(2026, 1, 2), "{1}", "1j")
+    assert rebuilt(ValueError(*arguments), "yaml").args == (datetime(2026, 1, 2), {1}, "1j")
+    assert rebuilt(ValueError(*arguments), "pickle").args == arguments
+
+
+# -- what is accepted ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("serializer", "accept_content", "result_accept_content", "named"),
+    [
+        ("msgpack", ["json"], None, r"accept_content=\['json'\]"),
+        ("json", ["msgpack"], None, r"accept_content=\['msgpack'\]"),
+        ("json", ["json"], ["msgpack"], r"result_accept_content=\['msgpack'\]"),
+        ("pickle", ["pickle"], ["json", "yaml"], r"result_accept_content=\['json', 'yaml'\]"),
+    ],
+)
+def test_results_are_read_only_in_what_is_accepted(
+    serializer: str, accept_content: list[str], result_accept_content: list[str] | None, named: str
+) -> None:
+    conf = Celery(set_as_current=False).conf
+    conf.update(
+        result_serializer=serializer,
+        accept_content=accept_content,
+        result_accept_content=result_accept_content,
+    )
+    document = record.encode("i", states.SUCCESS, 5, serializer=serializer).document
+    with pytest.raises(ContentDisallowed, match=rf"results are written in '{serializer}'.*{named}"):
+        record.read(document, conf)
+    conf.result_accept_content = ["json", serializer]
+    assert record.read(document, conf)["result"] == 5
+    conf.update(result_accept_content=None, accept_content=[serialization.CONTENT_TYPES[serializer]])
+    assert record.read(document, conf)["result"] == 5
+
+
+def test_no_pickle_is_read_without_being_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ContentDisallowed, match="application/x-python-serialize"):
+        record.decode(pickle.dumps({"status": "SUCCESS"}), "pickle")
+
+
+# -- compression ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("serializer", ["json", "msgpack", "yaml", "pickle"])
+def test_a_compressed_document_says_so_itself(serializer: str) -> None:
+    plain = record.encode("i", states.SUCCESS, "x" * 999, serializer=serializer).document
+    stored = record.encode("i", states.SUCCESS, "x" * 999, serializer=serializer, compression="gzip")
+    assert (
+        stored.document.startswith(b"\0celery-compressed\0application/x-gzip\0")
+        and len(stored.document) < 400
+    )
+    accept = serialization.accepted([serializer])
+    found = record.decode(stored.document, serializer, accept)
+    assert found["result"] == record.decode(plain, serializer, accept)["result"] == "x" * 999
+
+
+@pytest.mark.parametrize(
+    "rest", [b"", b"application/x-gzip", b"application/x-gzip\0junk", b"nothing\0junk", b"\xff\0\xff", b"\0"]
+)
+def test_a_compressed_document_that_cannot_be_unpacked_is_said_to_be_none(rest: bytes) -> None:
+    with pytest.raises(BackendGetMetaError, match="compression"):
+        record.decode(b"\0celery-compressed\0" + rest)
+
+
+# -- a worker's -----------------------------------------------------------------------------------
+
+
+def run(settings: dict[str, Any], function: Any, *args: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """The outcome of one call in a worker with these settings, and what a client reads of it."""
+    app = Celery(broker="memory://", backend="memory://", set_as_current=False, **settings)
+    task = app.task(function, name="shop.total", shared=False)
+    sender = app._sender
+    message = sender.message(task.name, args, {}, options, sender.defaults(task), "an-id")
+    outcome = Executor(app).run(Delivery(message, 1))
+    return outcome, record.read(outcome.record.document, app.conf)
+
+
+@pytest.mark.parametrize("serializer", ["json", "msgpack", "yaml", "pickle"])
+def test_a_result_that_cannot_be_carried_names_the_task_the_type_and_the_serializer(serializer: str) -> None:
+    settings = {"result_serializer": serializer, "accept_content": ["json", serializer]}
+    _, meta = run(settings, lambda: lambda: 1)
+    words = f"the result of shop.total is of type function, which the {serializer} serializer cannot carry"
+    assert type(meta["result"]) is EncodeError and words in str(meta["result"])
+    assert "return plain data" in str(meta["result"])
+
+
+def test_arguments_that_the_results_serializer_cannot_carry_are_kept_as_their_repr() -> None:
+    settings = {"result_extended": True, "accept_content": ["json", "pickle"]}
+    _, meta = run(settings, lambda basket: len(basket), {1, 2}, serializer="pickle")
+    assert (meta["status"], meta["result"], meta["args"], meta["kwargs"]) == ("SUCCESS", 2, "[{1, 2}]", {})
+    _, meta = run(settings, lambda basket: basket.missing, {1, 2}, serializer="pickle")
+    assert (type(meta["result"]), meta["args"]) == (AttributeError, "[{1, 2}]")
+
+
+def test_a_workers_results_are_compressed_where_it_is_asked_to() -> None:
+    outcome, meta = run({"result_compression": "bzip2"}, lambda: "x" * 5000)
+    assert outcome.record.document.startswith(b"\0celery-compressed\0application/x-bz2\0")
+    assert meta["result"] == "x" * 5000
+    _, meta = run({"result_compression": "bzip2"}, lambda: 1 / 0)
+    assert type(meta["result"]) is ZeroDivisionError
+
+
+def test_a_worker_whose_results_cannot_be_written_is_told_so_before_it_runs_a_task() -> None:
+    app = Celery(broker="memory://", backend="memory://", set_as_current=False, result_serializer="auth")
+    with pytest.raises(ImproperlyConfigured, match=r"result_serializer names 'auth'.*setup_security"):
+        Executor(app)
