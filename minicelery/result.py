@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Callable, Generator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from minicelery import record, states
-from minicelery._state import get_current_app, request_var
-from minicelery.exceptions import (
-    BackendUnavailable,
-    ImproperlyConfigured,
-    TaskRevokedError,
-    TimeoutError,
-)
+from minicelery._state import get_current_app
+from minicelery.awaiting import in_thread
+from minicelery.broker.disabled import DisabledBackend as DisabledBackend
+from minicelery.exceptions import BackendUnavailable, TaskRevokedError, TimeoutError
+from minicelery.joining import allow_join_result as allow_join_result
+from minicelery.joining import assert_will_not_block
+from minicelery.stop_signals import stop_signal
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -27,7 +26,12 @@ _PENDING_META: dict[str, Any] = {"status": states.PENDING, "result": None}
 _NET = 5.0  # seconds after which a wait reads the store again, should a notice have been lost
 _OUTAGE = 60.0  # seconds without the store after which `get` without a timeout gives up
 
-_joins_allowed: ContextVar[bool] = ContextVar("minicelery_allow_join", default=False)
+
+class StateChange(NamedTuple):
+    """A state that a task has reached, and its value, exception or meta."""
+
+    state: str
+    info: Any
 
 
 class AsyncResult(Generic[R]):
@@ -77,7 +81,9 @@ class AsyncResult(Generic[R]):
         return _PENDING_META if found is None else self._read(found.document)
 
     def _read(self, document: bytes) -> dict[str, Any]:
-        meta = record.decode(document, self.app.conf.result_serializer)
+        return self._keep(record.read(document, self.app.conf))
+
+    def _keep(self, meta: dict[str, Any]) -> dict[str, Any]:
         if meta["status"] in states.READY_STATES:
             self._final = meta
         return meta
@@ -207,25 +213,27 @@ class AsyncResult(Generic[R]):
         """Wait for the final state and return the task's value, or raise what it raised.
 
         Waits `timeout` seconds (None: as long as it takes), then raises TimeoutError.  With
-        `propagate=False` an exception is returned.  `on_message` gets every state's
-        document; `on_interval` is called each `interval` seconds.  One subscription, no
-        polling.  Raises RuntimeError inside of a task: see `allow_join_result`.
+        `propagate=False` an exception is returned.  `callback` is called with id and value;
+        `on_message` with every state's document; `on_interval` each `interval` seconds.  One
+        subscription, no polling.  Raises RuntimeError inside of a task: see `allow_join_result`.
         """
         if self._ignored:
             return None  # type: ignore[return-value]  # Celery's answer for an ignored result
         if disable_sync_subtasks:
             assert_will_not_block()
         if follow_parents and propagate and self.parent is not None:
-            self.parent.maybe_throw(callback)
-        meta = self._final or self._wait(timeout, interval if on_interval else _NET, on_message, on_interval)
-        value: R = meta.get("result")  # type: ignore[assignment]
-        if propagate and meta["status"] in states.PROPAGATE_STATES:
-            _raise(meta)
-        if callback is not None:
-            callback(self.id, value)
-        return value
+            self._ask_parents()
+        if self._final is None:
+            self._wait(timeout, interval if on_interval else _NET, on_message, on_interval)
+        return self.maybe_throw(propagate, callback)  # type: ignore[no-any-return]
 
     wait = get
+
+    def _ask_parents(self) -> None:
+        """Raise what an earlier task of the chain has failed with; the first one's first."""
+        if self.parent is not None:
+            self.parent._ask_parents()
+            self.parent.maybe_throw()
 
     def _wait(
         self,
@@ -261,7 +269,7 @@ class AsyncResult(Generic[R]):
             if on_interval is not None:
                 on_interval()
 
-    def maybe_throw(self, callback: Callable[[str, Any], Any] | None = None, propagate: bool = True) -> Any:
+    def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> Any:
         """Raise what the task raised, if it has failed already; else its value so far."""
         meta = self._meta()
         if propagate and meta["status"] in states.PROPAGATE_STATES:
@@ -272,6 +280,62 @@ class AsyncResult(Generic[R]):
 
     maybe_reraise = maybe_throw
 
+    def __await__(self) -> Generator[Any, None, R]:
+        return self.aget().__await__()
+
+    async def aget(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], Any] | None = None,
+        on_message: Callable[[dict[str, Any]], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> R:
+        """`get`, without blocking the event loop, where the callbacks are called too."""
+        if self._ignored:
+            return None  # type: ignore[return-value]  # Celery's answer for an ignored result
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        if follow_parents and propagate and self.parent is not None:
+            await in_thread(self.app, self._ask_parents)
+        if self._final is None:
+            from minicelery.hearing import Documents
+
+            async with Documents(self, timeout, interval if on_interval else None) as documents:
+                while self._final is None:
+                    meta = await documents.next()
+                    if meta is None and on_interval is not None:
+                        on_interval()
+                    elif meta is not None and on_message is not None:
+                        on_message(meta)
+        return self.maybe_throw(propagate, callback)  # type: ignore[no-any-return]
+
+    async def aiter_states(self, timeout: float | None = None) -> AsyncIterator[StateChange]:
+        """Each state from the present one on, as it is stored; the final one is the last.
+
+        Of states that follow each other faster than they can be told only the later ones
+        come.  Raises TimeoutError after `timeout` seconds in all; a failure is a state.
+        """
+        if self._ignored:
+            return
+        assert_will_not_block()
+        if self._final is not None:
+            yield StateChange(self._final["status"], self._final.get("result"))
+            return
+        from minicelery.hearing import Documents
+
+        async with Documents(self, timeout) as documents:
+            change: StateChange | None = None
+            # Not until `_final` is set: whoever else awaits this result may have heard before.
+            while change is None or change.state not in states.READY_STATES:
+                if (meta := await documents.next()) is not None:
+                    change = StateChange(meta["status"], meta.get("result"))
+                    yield change
+
     # -- acting ----------------------------------------------------------------------------
 
     def forget(self) -> None:
@@ -279,19 +343,37 @@ class AsyncResult(Generic[R]):
         self._final = None
         self.backend.forget([self.id])
 
+    async def aforget(self) -> None:
+        """`forget`, without blocking the event loop."""
+        await in_thread(self.app, self.forget)
+
     def revoke(
-        self, connection: Any = None, terminate: bool = False, signal: str | None = None, **_: Any
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | int | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
     ) -> None:
         """Have the task not run, if it has not begun: its state becomes REVOKED.
 
-        The order is kept in the broker, so it outlives every worker.
+        `terminate` ends it where it runs as well, by `signal` (SIGTERM).  The order is kept
+        in the broker, so it outlives every worker; it is there when this returns, and
+        nothing else is waited for.
         """
-        if terminate:
-            raise ImproperlyConfigured(
-                "revoke(terminate=True) needs remote control, which is not part of this version; "
-                "revoke() stops a task that has not begun"
-            )
-        self.app._revoke(self.id)
+        name = stop_signal(signal)
+        self.app._revoke(self.id, terminate=terminate, signal=name)
+
+    async def arevoke(
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | int | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """`revoke`, without blocking the event loop."""
+        await in_thread(self.app, partial(self.revoke, connection, terminate, signal, wait, timeout))
 
     def as_tuple(self) -> tuple[tuple[str, Any], Any]:
         """`((id, parent), None)`: the form in which results refer to each other."""
@@ -343,6 +425,13 @@ class EagerResult(AsyncResult[R]):
             "children": [],
         }
 
+    async def aforget(self) -> None:
+        """Nothing is stored."""
+
+    async def arevoke(self, *args: Any, **kwargs: Any) -> None:
+        """See `revoke`."""
+        self.revoke()
+
     def get(self, timeout: float | None = None, propagate: bool = True, *_: Any, **__: Any) -> R:
         """The value, or raise what the task raised."""
         assert self._final is not None
@@ -353,30 +442,13 @@ class EagerResult(AsyncResult[R]):
 
     wait = get
 
+    async def aget(self, timeout: float | None = None, propagate: bool = True, *_: Any, **__: Any) -> R:
+        """See `get`."""
+        return self.get(timeout, propagate)
+
     @property
     def supports_native_join(self) -> bool:
         return False
-
-
-class DisabledBackend:
-    """Stands where no `result_backend` is set: every use says so."""
-
-    url = "disabled://"
-
-    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise ImproperlyConfigured(
-            "no result backend is configured, so the state of tasks is unknown; "
-            'set result_backend, e.g. Celery(backend="redis://localhost/0") or backend="sqlite:///results.db"; '
-            'where the broker is RabbitMQ, backend="rpc://" needs no other server'
-        )
-
-    load = watch = forget = _refuse
-
-    def store(self, records: Any) -> None:
-        """Nothing is kept."""
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def result_from_tuple(value: Any, app: Celery | None = None) -> AsyncResult[Any]:
@@ -386,31 +458,6 @@ def result_from_tuple(value: Any, app: Celery | None = None) -> AsyncResult[Any]
     head, _children = value
     id, parent = head if isinstance(head, (list, tuple)) else (head, None)
     return AsyncResult(id, app=app, parent=result_from_tuple(parent, app) if parent else None)
-
-
-@contextlib.contextmanager
-def allow_join_result() -> Iterator[None]:
-    """Within this block a task may wait for another; it blocks its slot of the worker."""
-    token = _joins_allowed.set(True)
-    try:
-        yield
-    finally:
-        _joins_allowed.reset(token)
-
-
-def assert_will_not_block() -> None:
-    """Raise RuntimeError inside of a task, where waiting for another may block all workers."""
-    request = request_var.get()
-    if (
-        request is not None
-        and not request.called_directly
-        and not request.is_eager
-        and not _joins_allowed.get()
-    ):
-        raise RuntimeError(
-            "Never call result.get() within a task: when all workers wait, none is left to run what they "
-            "wait for. Link the tasks with a chain, or wrap the call in allow_join_result() if you are sure"
-        )
 
 
 def _raise(meta: dict[str, Any]) -> NoReturn:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from minicelery.broker import Backend, open_backend
+from minicelery.broker.listening import Listener, open_listener
 from minicelery.message import Record
 from tests.conformance.messages import record
 from tests.waiting import wait_until
@@ -186,3 +187,116 @@ def test_a_closed_backend_may_be_used_again(backend: Backend, store_url: str) ->
     backend.store([record("1")])
     backend.close()
     assert None not in backend.load(["1"])
+
+
+@pytest.fixture
+def listener(backend: Backend) -> Iterator[Listener]:
+    listener = open_listener(backend)
+    yield listener
+    listener.close()
+
+
+def heard(listener: Listener, seen: dict[str, bytes], timeout: float = 5.0) -> list[str]:
+    """The ids of the next news."""
+    end = time.monotonic() + timeout
+    found: list[Record] = []
+    while not found and time.monotonic() < end:
+        found = [item for item in listener.wait(seen, 0.5) if seen.get(item.id) != item.document]
+    seen |= {item.id: item.document for item in found}
+    return sorted({item.id for item in found})
+
+
+def test_a_listener_hears_what_is_there_and_what_comes(backend: Backend, listener: Listener) -> None:
+    seen: dict[str, bytes] = {}
+    backend.store([record("1"), record("other")])
+    listener.add("1")
+    listener.add("2")
+    assert heard(listener, seen) == ["1"]
+    timer = threading.Timer(0.1, backend.store, ([record("2", "STARTED"), record("other")],))
+    timer.start()
+    assert heard(listener, seen) == ["2"]
+    timer.join()
+    backend.store([record("2")])
+    assert heard(listener, seen) == ["2"]
+    assert seen == {"1": record("1").document, "2": record("2").document}
+
+
+def test_a_listener_hears_of_an_id_that_is_added_while_it_waits(backend: Backend, listener: Listener) -> None:
+    listener.add("1")
+    took: list[float] = []
+
+    def add() -> None:
+        time.sleep(0.2)
+        listener.add("2")
+        time.sleep(0.1)
+        took.append(time.monotonic())
+        backend.store([record("2")])
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    assert heard(listener, {}) == ["2"]
+    assert time.monotonic() - took[0] < 0.2
+    thread.join()
+
+
+def test_a_listener_misses_nothing_that_was_stored_before_an_id_was_added(
+    backend: Backend, listener: Listener
+) -> None:
+    backend.store([record("2")])
+    listener.add("1")
+    timer = threading.Timer(0.2, listener.add, ("2",))
+    timer.start()
+    began = time.monotonic()
+    assert heard(listener, {}) == ["2"]
+    # Where it may overlook that, who adds loads it once; the next `wait` knows in any case.
+    assert time.monotonic() - began < (0.4 if listener.overlooks else 0.3)
+    timer.join()
+
+
+def test_a_listener_does_not_hear_of_what_was_dropped(backend: Backend, listener: Listener) -> None:
+    seen: dict[str, bytes] = {}
+    for id in ("1", "2", "3"):
+        listener.add(id)
+    assert heard(listener, seen, 0.2) == []
+    listener.drop("1")
+    listener.drop("3")
+    listener.add("3")
+    listener.drop("never")
+    assert heard(listener, seen, 0.2) == []
+    backend.store([record("1")])
+    backend.store([record("2"), record("3")])
+    found: list[str] = []
+    while len(found) < 2:
+        news = heard(listener, seen)
+        assert news != []
+        found += news
+    assert sorted(found) == ["2", "3"]
+
+
+def test_a_listener_can_be_woken(backend: Backend, listener: Listener) -> None:
+    listener.add("1")
+    timer = threading.Timer(0.1, listener.wake)
+    timer.start()
+    began = time.monotonic()
+    assert listener.wait({}, 10) == []
+    assert time.monotonic() - began < 1
+    timer.join()
+
+
+def test_a_listener_hears_of_many(backend: Backend, listener: Listener) -> None:
+    names = [str(n) for n in range(2500)]
+    seen: dict[str, bytes] = {}
+    for name in names:
+        listener.add(name)
+    backend.store([record(name) for name in names[:1000]])
+
+    def store() -> None:
+        for start in range(1000, 2500, 500):
+            backend.store([record(name) for name in names[start : start + 500]])
+
+    thread = threading.Thread(target=store)
+    thread.start()
+    while len(seen) < 2500:
+        assert heard(listener, seen) != []
+    thread.join()
+    assert sorted(seen) == sorted(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import threading
@@ -10,6 +11,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import pika
+import pika.exceptions
 import pytest
 
 from minicelery import Celery
@@ -158,6 +161,27 @@ def test_two_apps_of_one_process_get_their_own_answers(
         assert [result.get(timeout=5) for result in results] == list(range(8))
 
 
+@pytest.mark.parametrize(("expires", "kept"), [(None, 600_000), (30, 30_000), (86_400, 600_000)])
+def test_the_queue_of_answers_outlives_its_connection_and_goes_with_its_app(
+    rabbit_url: str, expires: float | None, kept: int
+) -> None:
+    with (
+        pika.BlockingConnection(pika.URLParameters(rabbit_url)) as connection,
+        Celery("asks", broker=rabbit_url, backend="rpc://", set_as_current=False) as app,
+        Celery("second", broker=rabbit_url, backend="rpc://", set_as_current=False) as second,
+    ):
+        app.conf.result_expires = expires
+        app.send_task("noop")
+        queue = app.backend.queue
+        channel = connection.channel()
+        # Refused where it has been declared otherwise.
+        channel.queue_declare(queue, durable=True, auto_delete=False, arguments={"x-expires": kept})
+        assert queue != second.backend.queue
+        app.close()
+        with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="no queue"):
+            channel.queue_declare(queue, passive=True)
+
+
 def test_a_call_does_not_wait_for_another_threads_get(client: Celery) -> None:
     waiting = client.send_task("noop")
 
@@ -197,3 +221,58 @@ def test_rpc_needs_rabbitmq_as_broker(sqlite_url: str) -> None:
         pytest.raises(ImproperlyConfigured, match=r"needs RabbitMQ as broker"),
     ):
         app.send_task("noop").get(timeout=1)
+
+
+def test_to_await_what_another_process_asked_for_is_refused_and_harms_nobody(
+    client: Celery, worker: Celery
+) -> None:
+    async def main() -> object:
+        mine = await client.asend_task("noop")
+        asked = asyncio.ensure_future(mine.aget(timeout=10))
+        await asyncio.sleep(0.1)
+        with pytest.raises(ImproperlyConfigured, match=r"not asked for by this process.*redis://"):
+            await client.AsyncResult("somebody-elses").aget(timeout=5)
+        await asyncio.to_thread(worker.backend.store, [reply(mine)])
+        return await asked
+
+    assert asyncio.run(main()) == 4
+
+
+def test_what_is_awaited_is_answered_after_a_lost_connection(rabbit_url: str, worker: Celery) -> None:
+    port = int(rabbit_url.rpartition(":")[2].partition("/")[0])
+    with Proxy(port) as proxy:
+        url = rabbit_url.replace(str(port), str(proxy.port))
+        with Celery("cut", broker=url, backend="rpc://", set_as_current=False) as app:
+
+            async def main() -> list[object]:
+                results = [await app.asend_task("noop") for _ in range(2)]
+                asked = [asyncio.ensure_future(result.aget(timeout=20)) for result in results]
+                await asyncio.sleep(0.1)
+                await asyncio.to_thread(proxy.cut)
+                await asyncio.to_thread(worker.backend.store, [reply(result) for result in results])
+                return await asyncio.gather(*asked)
+
+            assert asyncio.run(main()) == [4, 4]
+
+
+def test_what_is_awaited_and_what_get_waits_for_come_by_one_connection(
+    client: Celery, worker: Celery
+) -> None:
+    results = [client.send_task("noop") for _ in range(20)]
+    got: list[object] = []
+
+    def wait() -> None:
+        got.extend(result.get(timeout=10) for result in results[::2])
+
+    async def main() -> list[object]:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        asked = [asyncio.ensure_future(result.aget(timeout=10)) for result in results[1::2]]
+        for number, result in reversed(list(enumerate(results))):
+            await asyncio.to_thread(worker.backend.store, [reply(result, result=number)])
+        awaited = await asyncio.gather(*asked)
+        await asyncio.to_thread(thread.join, 10)
+        return list(awaited)
+
+    assert asyncio.run(main()) == list(range(1, 20, 2))
+    assert got == list(range(0, 20, 2))
