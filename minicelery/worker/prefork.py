@@ -1,7 +1,7 @@
-"""The parent: forks children and an agent, waits, restarts and kills.
+"""The parent: starts children and an agent, waits, restarts and kills.
 
 It opens no socket and starts no thread, so it can fork at any time and no broker can wedge
-it.  Pipes carry orders, never tasks.
+it.  Pipes carry orders and reports, never tasks.
 """
 
 from __future__ import annotations
@@ -10,52 +10,40 @@ import contextlib
 import gc
 import logging
 import os
-import random
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from minicelery import signals
+from minicelery.exceptions import ImproperlyConfigured
 from minicelery.message import new_id
+from minicelery.worker import starting
+from minicelery.worker.autoscale import Autoscaler, keepalive_of
 from minicelery.worker.board import DONE, Board, Slot
-from minicelery.worker.loop import QUIT, STOP
+from minicelery.worker.orders import QUIT, STOP
+from minicelery.worker.roster import Child, Roster
+from minicelery.worker.starting import AgentMain, ChildMain, Fork, Post, Starter
 
 log = logging.getLogger(__name__)
 
 LATE = 1.0
 """Seconds past a hard limit after which the parent kills a child whose keeper could not."""
+STUBBORN = 2.0
+"""Seconds that a task may go on after its child was told to terminate it; then the child is killed."""
 COLD_PATIENCE = 3.0
 AGENT_PATIENCE = 15.0
 HASTY = 1.0
-"""A child that dies younger than this, having run nothing, is replaced with a growing delay."""
-
-
-@dataclass(slots=True)
-class Child:
-    """A forked process, and the write end of its pipe of orders."""
-
-    pid: int
-    orders: int
-    slot: Slot | None  # None: the agent
-    born: float
-    killed: str | None = None  # why the parent has killed it
-
-    def order(self, order: bytes) -> None:
-        """Send an order; a process that is gone hears none."""
-        with contextlib.suppress(OSError):
-            os.write(self.orders, order)
-
-
-ChildMain = Callable[[Slot, int, str, Board], int]
-AgentMain = Callable[[int, int, Board], int]
+"""A child that dies within this of getting ready, having run nothing, is replaced with a growing delay."""
 
 
 class Supervisor:
-    """Keeps `concurrency` children and one agent alive until told to stop."""
+    """Keeps `concurrency` children and one agent alive until told to stop.
+
+    With `minimum` and `maximum` the number of children follows the work, beginning with the
+    minimum; which of them go, and when others take their places, is the `Roster`'s to say.
+    """
 
     def __init__(
         self,
@@ -64,16 +52,20 @@ class Supervisor:
         child_main: ChildMain,
         agent_main: AgentMain,
         on_ready: Callable[[], None] = lambda: None,
+        minimum: int | None = None,
+        maximum: int | None = None,
+        starter: Starter | None = None,
+        places: int = 1,
     ) -> None:
         self.hostname = hostname
-        self.concurrency = concurrency
-        self.child_main = child_main
-        self.agent_main = agent_main
+        autoscaler = None if maximum is None else Autoscaler(minimum or 1, maximum, keepalive_of())
+        self.roster = Roster(concurrency if autoscaler is None else autoscaler.minimum, autoscaler)
+        self.children = self.roster.children
         self.on_ready = on_ready
+        self.starter = starter or Fork(hostname, child_main, agent_main)
         # A dead child's slot is kept until the agent has settled what it held.
-        self.board = Board(2 * concurrency + 4)
+        self.board = Board(2 * self.roster.most + 4, places, shared=self.starter.shared)
         self.free = list(reversed(self.board.slots))
-        self.children: dict[int, Child] = {}
         self.agent: Child | None = None
         self.unsettled: dict[int, str] = {}  # slot index -> how its child died
         self.stopping = False
@@ -81,7 +73,7 @@ class Supervisor:
         self._cold_since = 0.0
         self._interrupts = 0
         self._hasty = 0
-        self._fork_after = 0.0
+        self._start_after = 0.0
         self._reports, self._report_end = os.pipe()
         os.set_blocking(self._reports, False)
         self._reported = b""
@@ -92,11 +84,16 @@ class Supervisor:
 
     def run(self) -> int:
         """Supervise until stopped; the exit code: 0 after a warm stop, 1 after a cold one."""
+        if starting.importing_app:
+            raise ImproperlyConfigured(
+                "a spawned child imports the module of its app, and that starts a worker: "
+                "put what starts it below if __name__ == '__main__':"
+            )
         before = self._take_signals()
         gc.collect()
         gc.freeze()  # what is here now stays in pages shared with the children
         try:
-            self._fork_missing()
+            self._start_missing()
             self.on_ready()
             while self.children or not self.stopping:
                 self._wait()
@@ -105,7 +102,7 @@ class Supervisor:
                 self._read_reports()
                 self._kill_late()
                 if not self.stopping:
-                    self._fork_missing()
+                    self._start_missing()
             self._end_agent()
         finally:
             self._kill_all()
@@ -114,67 +111,63 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
         return 1 if self.cold else 0
 
-    # -- forking ---------------------------------------------------------------------------
+    # -- starting --------------------------------------------------------------------------
 
-    def _fork_missing(self) -> None:
+    def _start_missing(self) -> None:
         now = time.monotonic()
-        if self.agent is None and now >= self._fork_after:
-            self._fork_agent()
-        while len(self.children) < self.concurrency and self.free and now >= self._fork_after:
-            self._fork_child()
+        if now >= self._start_after:
+            if self.agent is None:
+                self._start_agent()
+            self.roster.choose_relieved(now)
+            for _ in range(min(self.roster.missing(), len(self.free))):
+                if not self._start_child():
+                    break
+        self.roster.open_gates()
 
-    def _fork_child(self) -> None:
-        slot = self.free.pop()
+    def _start_child(self) -> bool:
+        slot = self.free[-1]
         host = self.hostname.encode()[:100].decode(errors="ignore")  # the board has room for 160 bytes
         name = f"{host}/{new_id()}"
         slot.open(0, name)
-        orders, order_end = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(order_end)
-            self._become_child(lambda: self.child_main(slot, orders, name, self.board))
-        os.close(orders)
-        self.children[pid] = Child(pid, order_end, slot, time.monotonic())
+        child = self._start(slot, name)
+        if child is None:
+            return False
+        self.free.pop()
+        self.children[child.pid] = child
+        return True
 
-    def _fork_agent(self) -> None:
-        orders, order_end = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(order_end)
-            self._become_child(lambda: self.agent_main(orders, self._report_end, self.board))
-        os.close(orders)
-        self.agent = Child(pid, order_end, None, time.monotonic())
-        for index, reason in self.unsettled.items():
-            self.agent.order(_lost(index, reason))
+    def _start_agent(self) -> None:
+        self.agent = self._start(None)
+        if self.agent is not None:
+            for index, reason in self.unsettled.items():
+                self.agent.order(_lost(index, reason))
 
-    def _become_child(self, main: Callable[[], int]) -> NoReturn:
-        """In the forked process: drop what is the parent's, run, and never return."""
-        code = 70
+    def _start(self, slot: Slot | None, name: str = "") -> Child | None:
+        """A new process; None where the system has no room for one now."""
+        if signals.worker_before_create_process.receivers:
+            signals.worker_before_create_process.send(sender=self)
+        orders, order_end = os.pipe()
+        index = None if slot is None else self.board.slots.index(slot)
+        others = [child.orders for child in self.children.values()]
+        if self.agent is not None:
+            others.append(self.agent.orders)
+        foreign = (order_end, *others, self._reports, self._alarm_read, self._alarm_write)
         try:
-            signal.set_wakeup_fd(-1)
-            # No-op handlers, not SIG_IGN, which the task's own subprocesses would inherit: a
-            # terminal's Ctrl-C reaches the whole group, but only the parent's orders count.
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-                signal.signal(number, _heard)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            # The siblings must see their pipes close when the parent dies.
-            others = [child.orders for child in self.children.values()]
-            if self.agent is not None:
-                others.append(self.agent.orders)
-            for fd in (*others, self._reports, self._alarm_read, self._alarm_write):
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-            random.seed()
-            code = main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        except BaseException:
-            log.exception("a child failed")
+            pid = self.starter.start(Post(self.board, orders, self._report_end, index, name), foreign)
+        except OSError as error:
+            os.close(order_end)
+            log.error("No process can be started: %s; trying again in %.1f s", error, self._pause())
+            return None
         finally:
-            with contextlib.suppress(BaseException):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
+            os.close(orders)
+        return Child(pid, order_end, slot, time.monotonic())
+
+    def _pause(self) -> float:
+        """Start nothing for a while, longer each time that nothing has gone well; the seconds."""
+        self._hasty += 1
+        seconds = min(10.0, 0.1 * 2.0 ** min(self._hasty, 7))
+        self._start_after = time.monotonic() + seconds
+        return seconds
 
     # -- waiting ---------------------------------------------------------------------------
 
@@ -182,13 +175,16 @@ class Supervisor:
         """Until a signal, a report, or the time of the next thing to do; a second at most."""
         timeout = 1.0
         now = time.monotonic()
-        if self._fork_after > now:
-            timeout = min(timeout, self._fork_after - now)
+        if self._start_after > now:
+            timeout = min(timeout, self._start_after - now)
         for child in self.children.values():
-            assert child.slot is not None
-            entry = child.slot.read()
+            entry = child.place.read()
             if entry.deadline and entry.began:
                 timeout = min(timeout, max(0.0, entry.deadline + LATE - now))
+            if child.doomed is not None:
+                timeout = min(timeout, max(0.0, child.doomed[1] - now))
+            if child.heavy_until > now:
+                timeout = min(timeout, child.heavy_until - now)
         ready, _, _ = select.select([self._alarm_read, self._reports], [], [], timeout)
         if self._alarm_read in ready:
             with contextlib.suppress(BlockingIOError):
@@ -257,17 +253,14 @@ class Supervisor:
                 if not self.stopping or self.children:
                     log.error("The agent died (%s) and is restarted", _how(os.waitstatus_to_exitcode(status)))
                     if time.monotonic() - self.agent.born < HASTY:
-                        self._fork_after = time.monotonic() + 1.0
+                        self._start_after = time.monotonic() + 1.0
                 self.agent = None
-                if self.children and self.stopping and not self._fork_after > time.monotonic():
-                    self._fork_agent()
+                if self.children and self.stopping and not self._start_after > time.monotonic():
+                    self._start_agent()
 
     def _bury(self, child: Child, code: int) -> None:
-        slot = child.slot
-        assert slot is not None
+        slot = child.place
         entry = slot.read()
-        if signals.worker_process_shutdown.receivers:
-            signals.worker_process_shutdown.send(sender=None, pid=child.pid, exitcode=code)
         if code == 0 and not entry.began:  # a task may call os._exit(0)
             self._hasty = 0
             if self.agent is not None and not self.stopping and slot.ended.entries():
@@ -288,33 +281,69 @@ class Supervisor:
         self.unsettled[index] = reason
         if self.agent is not None:
             self.agent.order(_lost(index, reason))
-        if now - child.born < HASTY and entry.receipt == 0:
-            self._hasty += 1
-            self._fork_after = now + min(10.0, 0.1 * 2.0 ** min(self._hasty, 7))
+        if entry.receipt == 0 and (not child.ready or now - child.ready < HASTY):
+            self._pause()
         else:
             self._hasty = 0
 
+    # -- reports ---------------------------------------------------------------------------
+
     def _read_reports(self) -> None:
-        """The agent says which slots' deliveries it has settled."""
+        """All of them: none may be left of a dead child when another one takes its slot."""
         with contextlib.suppress(BlockingIOError):
-            self._reported += os.read(self._reports, 4096)
+            while data := os.read(self._reports, 4096):
+                self._reported += data
         *lines, self._reported = self._reported.split(b"\n")
         for line in lines:
-            index = int(line)
-            if self.unsettled.pop(index, None) is not None:
-                self.board.slots[index].clear()
-                self.free.insert(0, self.board.slots[index])
+            word, _, rest = line.partition(b" ")
+            if word.isdigit():
+                self._free(int(word))
+            elif word == b"depth":
+                if not self.stopping:
+                    self.roster.scale(int(rest))
+            else:
+                self._hear(word, *rest.split(b" ", 1))
+
+    def _free(self, index: int) -> None:
+        """The agent has settled what the slot's child had left."""
+        if self.unsettled.pop(index, None) is not None:
+            self.board.slots[index].clear()
+            self.free.insert(0, self.board.slots[index])
+
+    def _hear(self, word: bytes, index: bytes, rest: bytes = b"") -> None:
+        """What is said by or about a child; of one that is gone nothing is to be done."""
+        slot = self.board.slots[int(index)]
+        for child in self.children.values():
+            if child.slot is slot:
+                if word == b"ready":
+                    child.ready = time.monotonic()
+                elif word == b"worn" and rest:
+                    self.roster.note_heavy(child, *map(int, rest.split()))
+                elif word == b"worn":
+                    child.going = True
+                elif word == b"terminate":
+                    self._terminate(child, rest)
+
+    def _terminate(self, child: Child, text: bytes) -> None:
+        """Have it end a run: `text` is the receipt and the name of a signal."""
+        receipt = int(text.split()[0])
+        child.order(b"t" + text + b"\n")
+        if child.doomed is None or child.doomed[0] != receipt:
+            child.doomed = (receipt, time.monotonic() + STUBBORN)
 
     def _kill_late(self) -> None:
         now = time.monotonic()
         for child in self.children.values():
-            assert child.slot is not None
-            entry = child.slot.read()
+            entry = child.place.read()
             reason = None
             if self.cold and now - self._cold_since > COLD_PATIENCE:
                 reason = "terminated: cold shutdown"
             elif entry.deadline and entry.began and now > entry.deadline + LATE:
                 reason = "time limit"
+            elif child.doomed is not None and now > child.doomed[1]:
+                if entry.began and entry.receipt == child.doomed[0]:
+                    reason = "revoked: SIGKILL"
+                child.doomed = None
             if reason is not None and child.killed is None:
                 child.killed = reason
                 with contextlib.suppress(ProcessLookupError):
@@ -326,7 +355,7 @@ class Supervisor:
         """The agent goes last: it settles what the children left."""
         end = time.monotonic() + AGENT_PATIENCE
         if self.agent is None and self.unsettled:
-            self._fork_agent()
+            self._start_agent()
         if self.agent is None:
             return
         self.agent.order(b"stop\n")
@@ -356,10 +385,6 @@ class Supervisor:
         for fd in (self._reports, self._report_end, self._alarm_read, self._alarm_write):
             with contextlib.suppress(OSError):
                 os.close(fd)
-
-
-def _heard(*_: object) -> None:
-    """A signal that is meant for the parent."""
 
 
 def _waitpid(pid: int) -> tuple[int, int]:

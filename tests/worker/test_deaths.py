@@ -213,7 +213,7 @@ def test_children_are_replaced_after_their_number_of_tasks(stage: Stage) -> None
 
 
 def test_a_child_that_has_grown_too_big_is_replaced(redis_stage: Stage) -> None:
-    redis_stage.worker(concurrency=1, max_memory_per_child=150_000)
+    redis_stage.worker(concurrency=1, max_memory_per_child=100_000)
     results = [redis_stage.send("swell", 60) for _ in range(8)]
     assert redis_stage.wait_for(results) == {"SUCCESS": 8}
     assert max(redis_stage.runs().values()) == 1
