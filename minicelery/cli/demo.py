@@ -212,7 +212,7 @@ class Demo:
                 raise self._failed(f"not done within {ui.duration(seconds)}: {late}")
             for news in self.app.backend.watch(list(self.open), seen, 0.1):
                 seen[news.id] = news.document
-                self._show(news.id, record.decode(news.document, self.app.conf.result_serializer))
+                self._show(news.id, record.read(news.document, self.app.conf))
 
     def _show(self, id: str, meta: dict[str, Any]) -> None:
         sent, state, value = self.open[id], meta["status"], meta["result"]

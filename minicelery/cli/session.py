@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from minicelery import signals
 from minicelery.cli import ui
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
+    from minicelery.worker.spawn import Origin
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,7 +49,21 @@ class Session:
             app = self._open() if self._given is None else self._given
             self._configure(app)
             self._app = app
+            if signals.user_preload_options.receivers and (context := click.get_current_context(silent=True)):
+                signals.user_preload_options.send(sender=context.command, app=app, options=context.params)
         return self._app
+
+    def worker_origin(self, include: Sequence[str]) -> Origin | None:
+        """How a process that was not forked comes to the app; None: by the module it stands in."""
+        if self._given is not None:
+            return None
+        from minicelery.worker.spawn import Origin
+
+        options = {
+            "app_name": self.app_name, "broker": self.broker, "result_backend": self.result_backend,
+            "config": self.config, "include": list(include),
+        }  # fmt: skip
+        return Origin(f"{__name__}:reopen", options)
 
     def _enter(self, directory: str) -> None:
         try:
@@ -85,6 +101,22 @@ class Session:
             app.conf.broker_url = _from_here(self.broker)
         if self.result_backend is not None:
             app.conf.result_backend = _from_here(self.result_backend)
+
+
+def reopen(*, include: Sequence[str], **options: Any) -> Celery:
+    """The app of a session with these options; of a worker's child that was not forked."""
+    session = Session()
+    session.quiet = True
+    vars(session).update(options)
+    app = session.app()
+    include_modules(app, include)
+    return app
+
+
+def include_modules(app: Celery, modules: Sequence[str]) -> None:
+    """Have the app import these with its own."""
+    if modules:
+        app.conf.include = [*app.conf.include, *modules]
 
 
 def _from_here(url: str) -> str:

@@ -11,14 +11,16 @@ from typing import Any, TypeVar
 import click
 
 from minicelery.cli import ui
-from minicelery.cli.session import Session, common_options
+from minicelery.cli.session import Session, common_options, include_modules
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-POOLS = {"prefork": "prefork", "processes": "prefork", "solo": "solo"}
+POOLS = {
+    "prefork": "prefork", "processes": "prefork", "threads": "threads", "asyncio": "asyncio", "solo": "solo",
+}  # fmt: skip
 """Names that -P takes, and the pool that each means."""
 
-_LATER_POOLS = ("threads", "asyncio", "gevent", "eventlet", "custom")
+_LATER_POOLS = ("gevent", "eventlet", "custom")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
 
@@ -44,13 +46,25 @@ def child_count(text: str) -> int | str:
     return number
 
 
+def child_range(text: str) -> tuple[int, int]:
+    """The most and the least, in either order as in Celery; one number: from 1 up to it."""
+    try:
+        numbers = sorted(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = []
+    if not 1 <= len(numbers) <= 2 or numbers[0] < 0 or numbers[-1] < 1:
+        raise click.BadParameter(f"{text!r} is not MAX,MIN, such as 10,3")
+    return numbers[-1], max(1, numbers[0] if len(numbers) == 2 else 1)
+
+
 def pool_name(text: str) -> str:
     """The name of a pool that this version has."""
     if text in POOLS:
         return POOLS[text]
-    served = "prefork and solo"
+    served = "prefork, threads, asyncio and solo"
     if text in _LATER_POOLS:
-        raise _not_served(f"-P {text}", f"this version has the pools {served}")
+        instead = "; asyncio runs as many at once" if text in ("gevent", "eventlet") else ""
+        raise _not_served(f"-P {text}", f"there are {served}{instead}")
     near = ui.did_you_mean(text, [*POOLS, *_LATER_POOLS])
     raise click.BadParameter(f"no pool named {text!r}; {near or f'there are {served}'}")
 
@@ -124,10 +138,19 @@ def _many(*names: str, help: str) -> Callable[[F], F]:
     "-l", "--loglevel", type=log_level, metavar="LEVEL", help="DEBUG, INFO, WARNING, ERROR or CRITICAL."
 )
 @click.option("-f", "--logfile", metavar="FILE", help="Log to this file; %h, %n, %d as in -n.")
-@click.option("-c", "--concurrency", type=child_count, metavar="NUMBER|auto", help="Children that run tasks.")
+@click.option("-c", "--concurrency", type=child_count, metavar="NUMBER|auto", help="Tasks run at once.")
 @click.option(
-    "-P", "--pool", type=pool_name, metavar="NAME", help="prefork, or solo: in this process, one at a time."
+    "-P", "--pool", type=pool_name, metavar="NAME",
+    help="prefork, threads, asyncio, or solo: in this process, one at a time.",
+)  # fmt: skip
+@click.option("--autoscale", type=child_range, metavar="MAX,MIN", help="As many children as the queues need.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Spread threads or coroutines over N children.",
 )
+@click.option("--pool-start-method", type=click.Choice(("fork", "spawn")), help="How children come to be.")
 @_many("-Q", "--queues", help="Queues to serve, comma-separated.")
 @_many("-X", "--exclude-queues", help="Queues not to serve.")
 @_many("-I", "--include", help="Further modules with tasks.")
@@ -167,9 +190,6 @@ def _many(*names: str, help: str) -> Callable[[F], F]:
     callback=_refuse("send periodic tasks from cron with: minicelery call"),
 )  # fmt: skip
 @click.option(
-    "--autoscale", hidden=True, expose_value=False, callback=_refuse("choose a fixed number with -c")
-)
-@click.option(
     "-D", "--detach", is_flag=True, hidden=True, expose_value=False,
     callback=_refuse("let a service manager run it, or start it with: nohup … &"),
 )  # fmt: skip
@@ -206,13 +226,13 @@ def worker(
     if statedb is not None:
         session.note("--statedb is not needed: revoked tasks are remembered in the broker")
     app = session.app()
-    if include is not None:
-        app.conf.include = [*app.conf.include, *include]
+    include_modules(app, include or ())
     from minicelery.worker import Worker
 
     with pid_file(pidfile):
         return Worker(
             app,
             quiet=session.quiet,
+            origin=session.worker_origin(include or ()),
             **options,
         ).run()

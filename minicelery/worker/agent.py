@@ -12,11 +12,13 @@ import logging
 import os
 import random
 import select
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from minicelery import signals
 from minicelery.broker import LEASE, Backend, Broker, Consumer
 from minicelery.exceptions import BackendError, OperationalError
 from minicelery.message import Delivery, Message, Outcome, Verdict, new_id
@@ -27,6 +29,8 @@ from minicelery.worker.fates import bury, sort_out
 log = logging.getLogger(__name__)
 
 TEND = 1.0
+HEARTBEAT = 2.0
+"""Seconds between two signals of life for `heartbeat_sent`, for as long as the broker answers."""
 PATIENCE = 10.0
 """Seconds the agent tries to settle what is left when it is told to stop."""
 JOB = 128
@@ -57,8 +61,9 @@ class Agent:
         hostname: str,
         board: Board,
         orders: int,
-        report: Callable[[int], None],
+        report: Callable[[str], None],
         lease: float = LEASE,
+        tell_depth: bool = False,
     ) -> None:
         self.broker = broker
         self.backend = backend
@@ -67,7 +72,8 @@ class Agent:
         self.hostname = hostname
         self.board = board
         self.orders = orders
-        self.report = report
+        self.report = report  # a line to the parent
+        self.tell_depth = tell_depth
         self.lost: dict[int, str] = {}  # slots of dead children, and how they died
         self.estates: list[Estate] = []
         self.every = min(TEND, lease / 4)
@@ -77,8 +83,11 @@ class Agent:
         )  # obituaries were written, of what may be back in the queues by now
         self._heard = b""
         self._tended = 0.0
+        self._beaten = 0.0
         self._outage = 0
         self._retry_at = 0.0
+        self._news: Callable[[str], dict[str, bytes]] = getattr(broker, "news", broker.recall)
+        self._ended: dict[tuple[int, int], str] = {}  # runs whose end was ordered: slot, receipt -> signal
         open_lookout = getattr(broker, "lookout", None)
         self.lookout = open_lookout(self.queues) if open_lookout is not None else None
 
@@ -123,6 +132,25 @@ class Agent:
                 heir = self.broker.consumer(self.queues, f"{self.hostname}/{new_id()}", self.backend)
                 self.estates.append(Estate(heir, [name], {}, lambda held: {}))
             self._settle_estates()
+            self._end_revoked()
+            if self.tell_depth:
+                self.report(f"depth {sum(map(self.broker.size, self.queues))}")
+            if signals.heartbeat_sent.receivers and now - self._beaten >= HEARTBEAT:
+                self._beaten = now
+                signals.heartbeat_sent.send(sender=self)
+
+    def _end_revoked(self) -> None:
+        """Order the end of runs that were revoked with ``terminate=True``."""
+        wanted = self._news("terminate")
+        if not wanted:
+            self._ended.clear()
+            return
+        for index, slot in enumerate(self.board.slots):
+            for run in slot.runs():
+                name = wanted.get(run.id, b"").decode()
+                if name in signal.Signals.__members__ and (index, run.receipt) not in self._ended:
+                    self._ended[index, run.receipt] = name
+                    self.report(f"terminate {index} {run.receipt} {name}")
 
     def _alive(self) -> list[str]:
         alive = [estate.heir.name for estate in self.estates]
@@ -135,9 +163,15 @@ class Agent:
     def _estate_of_child(self, index: int, reason: str) -> Estate:
         slot = self.board.slots[index]
         receipt = slot.read().receipt
-        started = dict.fromkeys(range(max(1, receipt - JOB), receipt + 1), reason)
         # Always of this name: should this agent die as well, the next one finds what it had taken over.
         heir = self.broker.consumer(self.queues, f"{slot.name}/heir", self.backend)
+        if heir.adopts and self.board.places > 1:
+            started = dict.fromkeys(slot.running_receipts(), reason)
+        else:
+            started = dict.fromkeys(range(max(1, receipt - JOB), receipt + 1), reason)
+        for one in started:
+            if name := self._ended.pop((index, one), None):
+                started[one] = f"revoked: {name}"
         return Estate(heir, slot.consumer_names(), started, slot.journal, index)
 
     def _settle_estates(self) -> None:
@@ -150,7 +184,7 @@ class Agent:
             # Not before: what an heir that fails gives back would run again, uncounted.
             estate.heir.close()
             if estate.index is not None:
-                self.report(estate.index)
+                self.report(str(estate.index))
             self.estates.pop(0)
 
     def _outcomes(self, estate: Estate) -> list[Outcome]:
@@ -178,7 +212,7 @@ class Agent:
         self._told = True
         slot = self.board.slots[index]
         entry = slot.read()
-        reason = next(iter(started.values()), None)
+        reason = started.get(entry.receipt)
         if reason == DONE:
             bury(self.board.obituaries, slot)
             return []
@@ -220,7 +254,10 @@ class Agent:
 
     def _end_of(self, delivery: Delivery) -> Any:
         try:
-            return self.executor.begin(delivery)
+            outcome = self.executor.begin(delivery)
+            if isinstance(outcome, Outcome) and (admission := self.executor.admission) is not None:
+                admission.free(outcome)
+            return outcome
         except Exception as error:  # of the task's own handlers: it must not stop the agent
             message = delivery.message
             log.exception("The end of task %s[%s] could not be handled", message.task, message.id)

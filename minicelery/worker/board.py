@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import marshal
 import mmap
+import operator
 import os
 import struct
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ JOURNAL = 128 * 1024
 DONE = "done"
 """How a child ended that has settled everything and left by itself."""
 _LENGTH = struct.Struct("=I")
+_RECEIPT = 8
 KEY = 128
 KEPT_MESSAGES = 64 * 1024
 RUNS = 8 * 1024
@@ -38,6 +40,9 @@ OBITUARIES = 512 * 1024
 ENDED = 256 * 1024
 # What each further place of a child adds to these, in a pool that runs many tasks at once.
 _JOURNAL_EACH, _KEPT_EACH, _RUNS_EACH, _ENDED_EACH = 1024, 4096, 1024, 2048
+
+
+_as_tuple: Callable[[Message], tuple[object, ...]] = operator.attrgetter(*Message.__slots__)
 
 
 @dataclass(slots=True)
@@ -79,7 +84,7 @@ class Board:
         layout = Layout(places)
         length = size * layout.size + OBITUARIES
         if fd is None and shared:
-            fd = _memory_file(length)
+            fd = memory_file(length)
         self.fd = fd
         self._memory = mmap.mmap(-1 if fd is None else fd, length)
         self.slots = [Slot(self._memory, index * layout.size, layout) for index in range(size)]
@@ -96,7 +101,7 @@ class Board:
         return False
 
 
-def _memory_file(length: int) -> int:
+def memory_file(length: int) -> int:
     """A file without a name, in memory where the system has such files."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("minicelery-board")
@@ -118,7 +123,8 @@ class Layout:
         self.runs_size = RUNS + more * _RUNS_EACH
         self.ended_size = ENDED + more * _ENDED_EACH
         self.journal = _ENTRY.size + _NAME
-        self.keys = self.journal + _LENGTH.size + self.journal_size
+        self.receipts = self.journal + 2 * (_LENGTH.size + self.journal_size)
+        self.keys = self.receipts + places * _RECEIPT
         self.kept = self.keys + places * KEY
         self.runs = self.kept + Sheet.room(self.kept_size)
         self.ended = self.runs + Sheet.room(self.runs_size)
@@ -134,6 +140,7 @@ class Slot:
         self._places = layout.places
         self._journal = offset + layout.journal
         self._journal_size = layout.journal_size
+        self._receipts = memoryview(memory)[offset + layout.receipts : offset + layout.keys].cast("Q")
         self._keys = offset + layout.keys
         # Messages that run and that the broker keeps no more, by their keys.
         self._kept = Sheet(memory, offset + layout.kept, layout.kept_size)
@@ -141,7 +148,8 @@ class Slot:
         # What its child has done, settled or not, as far back as there is room.
         self.ended = Ring(memory, offset + layout.ended, layout.ended_size)
         self._number = 0
-        self._end = 0  # of what the journal holds
+        self._noting = self._journal  # where the half of the journal begins to which is added
+        self._end = 0  # of what that half holds
         self.pid = 0
         self.generation = 0
         self.processed = 0
@@ -169,22 +177,25 @@ class Slot:
         self.pid, self.generation, self.processed, self._number = pid, 0, 0, 0
         # Whatever this process knows of it: another one has written the journal that is there, and
         # its receipts are the new child's as well.
-        self._end = 0
-        _LENGTH.pack_into(self._memory, self._journal, 0)
+        self._noting, self._end = self._journal, 0
+        for half in self._halves():
+            _LENGTH.pack_into(self._memory, half, 0)
         self._kept.write(b"")
         self._runs.write(b"")
         self.ended.clear()
         for place in range(self._places):
+            self._receipts[place] = 0
             self.name_run("", place)
         self.write(0, 0.0)
 
     def name_run(self, key: str, place: int = 0) -> None:
-        """Say which message is about to run, by a key that its redelivery has as well.
-
-        Where the broker keeps what a dead child held, the receipt will do.
-        """
+        """Say which message is about to run, by a key that its redelivery has as well."""
         start = self._keys + place * KEY
         self._memory[start : start + KEY] = key.encode()[:KEY].ljust(KEY, b"\0")
+
+    def take_place(self, place: int, receipt: int) -> None:
+        """Say which delivery runs at a place; 0: none."""
+        self._receipts[place] = receipt
 
     def keep_messages(self, messages: Mapping[str, Message]) -> bool:
         """Keep the messages that run, by their keys, as the broker is about to let go of them.
@@ -206,7 +217,17 @@ class Slot:
         """Everything in it has been settled."""
         if self._end:
             self._end = 0
-            _LENGTH.pack_into(self._memory, self._journal, 0)
+            _LENGTH.pack_into(self._memory, self._noting, 0)
+
+    def turn_journal(self) -> None:
+        """What was noted before the last turn has been settled; what was noted since is about to be."""
+        first, second = self._halves()
+        self._noting = second if self._noting == first else first
+        self._end = 0
+        _LENGTH.pack_into(self._memory, self._noting, 0)
+
+    def _halves(self) -> tuple[int, int]:
+        return self._journal, self._journal + _LENGTH.size + self._journal_size
 
     def note(self, outcome: Outcome, key: str = "") -> bool:
         """Keep an outcome that is not settled yet, should the child die; False if there is no room.
@@ -223,10 +244,10 @@ class Slot:
         start, end = self._end, self._end + _LENGTH.size + len(data)
         if end > self._journal_size:
             return False
-        base = self._journal + _LENGTH.size
+        base = self._noting + _LENGTH.size
         self._memory[base + start : base + end] = _LENGTH.pack(len(data)) + data
         self._end = end
-        _LENGTH.pack_into(self._memory, self._journal, end)
+        _LENGTH.pack_into(self._memory, self._noting, end)
         return True
 
     # -- everybody's side ------------------------------------------------------------------
@@ -256,6 +277,10 @@ class Slot:
         found = (texts[at : at + KEY].rstrip(b"\0") for at in range(0, len(texts), KEY))
         return [key.decode(errors="replace") for key in found if key]
 
+    def running_receipts(self) -> list[int]:
+        """The receipts of the deliveries that run, where many may."""
+        return [receipt for receipt in self._receipts if receipt]
+
     def kept_messages(self) -> dict[str, Message]:
         """The messages that run and that the broker has let go of, by their keys."""
         return {key: Message(*fields) for key, fields in self._kept.read() or ()}
@@ -276,29 +301,24 @@ class Slot:
             if receipt in held
         }
 
-    def _entries(self) -> list[tuple[int, str, bool, tuple[Any, ...]]]:
-        (end,) = _LENGTH.unpack_from(self._memory, self._journal)
-        at = self._journal + _LENGTH.size
-        end += at
-        found = []
-        while at < end:
-            (length,) = _LENGTH.unpack_from(self._memory, at)
+    def _entries(self) -> Iterator[tuple[int, str, bool, tuple[Any, ...]]]:
+        for at in self._halves():
+            (end,) = _LENGTH.unpack_from(self._memory, at)
             at += _LENGTH.size
-            try:
-                receipt, key, let_go, fields = marshal.loads(self._memory[at : at + length])
-            except (ValueError, EOFError, TypeError):
-                break  # two threads were writing when it died, or its child writes now
-            at += length
-            found.append((receipt, key, let_go, fields))
-        return found
+            end += at
+            while at < end:
+                (length,) = _LENGTH.unpack_from(self._memory, at)
+                at += _LENGTH.size
+                try:
+                    receipt, key, let_go, fields = marshal.loads(self._memory[at : at + length])
+                except (ValueError, EOFError, TypeError):
+                    break  # two threads were writing when it died, or its child writes now
+                at += length
+                yield receipt, key, let_go, fields
 
     def clear(self) -> None:
         """Free the slot."""
         self.open(0, "")
-
-
-def _as_tuple(message: Message) -> tuple[object, ...]:
-    return tuple(getattr(message, name) for name in Message.__slots__)
 
 
 def _fields(outcome: Outcome) -> tuple[Any, ...]:
@@ -309,16 +329,20 @@ def _fields(outcome: Outcome) -> tuple[Any, ...]:
         record and (record.id, record.document, record.state, record.ttl, record.reply_to),
         [_as_tuple(message) for message in messages] if messages else (),
         outcome.reason,
+        outcome.release,
+        outcome.park,
     )
 
 
 def as_outcome(delivery: Delivery, fields: tuple[Any, ...]) -> Outcome:
     """The outcome of `delivery` that the fields were taken from."""
-    verdict, record, messages, reason = fields
+    verdict, record, messages, reason, release, park = fields
     return Outcome(
         delivery,
         Verdict(verdict),
         Record(*record) if record else None,
         [Message(*fields) for fields in messages],
         reason,
+        release,
+        park,
     )

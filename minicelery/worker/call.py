@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import traceback as traceback_module
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from minicelery.exceptions import InvalidTaskError
+from minicelery.limits import of_task
 from minicelery.message import Delivery
 from minicelery.request import Request
 from minicelery.task import Task
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
+
+
+class RunRevoked(BaseException):
+    """Raised where a run is to end because its task was revoked; never seen by who reads the result."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"revoked ({number.name})")
+        self.signal = number
 
 
 class ExceptionInfo:
@@ -48,7 +58,7 @@ class Plan:
     """What running a task takes, looked up once: its function, limits and handlers."""
 
     __slots__ = (
-        "acks_late", "after_return", "before_start", "function", "ignore_result", "is_async", "on_failure",
+        "acks_late", "after_return", "before_start", "function", "ignore_result", "is_async", "limits", "on_failure",
         "on_retry", "on_success", "soft_limit", "store_errors", "task", "time_limit", "track_started", "whole",
     )  # fmt: skip
 
@@ -58,6 +68,7 @@ class Plan:
         self.whole = kind.__call__ is not Task.__call__
         self.function: Callable[..., Any] = task if self.whole else task.run
         self.is_async = inspect.iscoroutinefunction(task.run)
+        self.limits = of_task(task, app.conf)  # across workers
         self.ignore_result = bool(task.ignore_result)
         self.store_errors = bool(task.store_errors_even_if_ignored)
         self.track_started = bool(task.track_started)
@@ -83,7 +94,8 @@ class Call:
     """One attempt that is about to run, or runs."""
 
     __slots__ = (
-        "args", "began", "delivery", "kwargs", "links", "plan", "request", "running", "soft_limit", "time_limit"
+        "args", "began", "delivery", "kwargs", "late", "links", "plan", "request", "revoked_by", "running",
+        "soft_limit", "time_limit",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +117,8 @@ class Call:
         self.soft_limit: float | None = plan.soft_limit
         self.began = 0.0
         self.running = False  # the user's code is: the soft limit may raise there
+        self.late = False  # it has passed its hard limit
+        self.revoked_by: signal.Signals | None = None  # the end of its run was ordered
 
 
 def check_limits(limits: Any) -> None:

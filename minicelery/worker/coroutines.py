@@ -39,7 +39,13 @@ class Interruptible(Coroutine[Any, Any, Any]):
         self._inner.close()
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        return self._inner.__await__()
+        return self  # as good as a generator for `await`
+
+    def __iter__(self) -> Interruptible:
+        return self
+
+    def __next__(self) -> Any:
+        return self._inner.send(None)
 
 
 class _Runner(threading.local):
@@ -64,7 +70,7 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
         loop = _here.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
     wrapped = Interruptible(coroutine)
-    task = loop.create_task(wrapped)
+    task: asyncio.Task[Any] = loop.create_task(wrapped)
     _here.running = task, wrapped
     try:
         return loop.run_until_complete(task)
@@ -99,8 +105,13 @@ def interrupt(error: BaseException) -> bool:
 def close() -> None:
     """Close this thread's event loop, with what is left running in it cancelled."""
     loop, _here.loop = _here.loop, None
-    if loop is None or loop.is_closed():
-        return
+    if loop is not None and not loop.is_closed():
+        finish(loop)
+        asyncio.set_event_loop(None)
+
+
+def finish(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is left in a loop that does not run any more, and close it."""
     with contextlib.suppress(Exception):
         left = asyncio.all_tasks(loop)
         for task in left:
@@ -109,7 +120,6 @@ def close() -> None:
             loop.run_until_complete(asyncio.wait(left, timeout=CLEANUP))
         loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
-    asyncio.set_event_loop(None)
 
 
 def _is_running() -> bool:

@@ -56,7 +56,7 @@ class Endings:
                 einfo.traceback,
             )
         if plan.on_retry is not None:
-            self._guarded(plan.on_retry, cause or retry, message.id, call.args, call.kwargs, einfo)
+            self._handle(call, plan.on_retry, cause or retry, message.id, call.args, call.kwargs, einfo)
         if signals.task_retry.receivers:
             self._guarded(
                 signals.task_retry.send, sender=plan.task, request=request, reason=retry, einfo=einfo
@@ -66,7 +66,7 @@ class Endings:
             "Task %s[%s] retry %d/%s %s: %s", message.task, message.id, request.retries + 1,
             "∞" if limit is None else limit, retry.humanize(), retry.excs or "asked for",
         )  # fmt: skip
-        self._after(call, states.RETRY, retry, einfo)
+        self._ran(call, states.RETRY, retry)
         return Outcome(call.delivery, Verdict.ACK, stored, tuple(request.outbox))
 
     def _failure(self, call: Call, error: BaseException, verdict: Verdict = Verdict.ACK) -> Outcome:
@@ -80,7 +80,7 @@ class Endings:
             )
         publish = [*request.outbox, *self.links.after_failure(call, error, einfo)]
         if plan.on_failure is not None:
-            self._guarded(plan.on_failure, error, message.id, call.args, call.kwargs, einfo)
+            self._handle(call, plan.on_failure, error, message.id, call.args, call.kwargs, einfo)
         if signals.task_failure.receivers:
             self._guarded(
                 signals.task_failure.send, sender=task, task_id=message.id, exception=error, args=call.args,
@@ -96,7 +96,11 @@ class Endings:
                 shown(error, task),
                 einfo.traceback.rstrip(),
             )
-        self._after(call, states.FAILURE, error, einfo)
+        if plan.after_return is not None:
+            self._handle(
+                call, plan.after_return, states.FAILURE, error, message.id, call.args, call.kwargs, einfo
+            )
+        self._ran(call, states.FAILURE, error)
         if verdict is Verdict.ACK and self._rejects(call, error):
             verdict = Verdict.REJECT
         return Outcome(call.delivery, verdict, stored, publish, reason=shown(error, task)[:500])
@@ -175,7 +179,10 @@ class Endings:
         """The outcome of a running call that has passed its hard limit."""
         message = call.delivery.message
         log.error("Hard time limit (%ss) exceeded for %s[%s]", call.time_limit, message.task, message.id)
-        return self._failure(call, TimeLimitExceeded(call.time_limit))
+        try:
+            raise TimeLimitExceeded(call.time_limit)  # with a traceback, as receivers expect one
+        except TimeLimitExceeded as error:
+            return self._failure(call, error)
 
     def terminated_by(self, call: Call, number: signal.Signals) -> Outcome:
         """The outcome of a running call that was revoked with ``terminate=True``."""
@@ -199,7 +206,7 @@ class Endings:
             log.warning("Task %s[%s] was terminated by %s: revoked", message.task, message.id, number.name)
         return Outcome(call.delivery, Verdict.ACK, stored)
 
-    def internal_error(self, delivery: Delivery, error: Exception) -> Outcome:
+    def internal_error(self, delivery: Delivery, error: BaseException) -> Outcome:
         """The outcome of a delivery at which minicelery itself, or a handler, has failed."""
         message = delivery.message
         einfo = ExceptionInfo(error)
@@ -220,9 +227,7 @@ class Endings:
 
     def _reject_by_task(self, call: Call, error: Reject) -> Outcome:
         message = call.delivery.message
-        self._after(call, states.REJECTED, error, None)
-        if signals.task_rejected.receivers:
-            self._guarded(signals.task_rejected.send, sender=call.plan.task, message=message, exc=error)
+        self._ran(call, states.REJECTED, error)
         if error.requeue:
             log.info(
                 "Task %s[%s] rejected, back to %s: %s", message.task, message.id, message.queue, error.reason
@@ -233,6 +238,11 @@ class Endings:
             # To the end of the line, as Celery does.
             return Outcome(call.delivery, publish=(*call.request.outbox, message))
         log.warning("Task %s[%s] rejected: %s", message.task, message.id, error.reason)
+        if signals.task_failure.receivers:
+            self._guarded(
+                signals.task_failure.send, sender=call.plan.task, task_id=message.id, exception=error,
+                args=call.args, kwargs=call.kwargs, traceback=error.__traceback__, einfo=ExceptionInfo(error),
+            )  # fmt: skip
         stored = None
         if self.recorder.wants(call):
             stored = self.recorder.state(call, states.FAILURE, record.exception_document(error), None)
@@ -296,12 +306,24 @@ class Endings:
         except Exception:
             log.exception("%s failed", getattr(function, "__qualname__", function))
 
-    def _after(self, call: Call, state: str, value: Any, einfo: ExceptionInfo | None) -> None:
-        plan, id = call.plan, call.delivery.message.id
-        if plan.after_return is not None:
-            self._guarded(plan.after_return, state, value, id, call.args, call.kwargs, einfo)
+    def _handle(self, call: Call, handler: Callable[..., Any], *args: Any) -> None:
+        """Call a handler of the task's; its own failure is logged and told, and changes nothing."""
+        try:
+            handler(*args)
+        except Exception as error:
+            log.exception("%s failed", getattr(handler, "__qualname__", handler))
+            if signals.task_internal_error.receivers:
+                self._guarded(
+                    signals.task_internal_error.send, sender=call.plan.task, task_id=call.delivery.message.id,
+                    args=call.args, kwargs=call.kwargs, request=call.request, exception=error,
+                    traceback=error.__traceback__, einfo=ExceptionInfo(error),
+                )  # fmt: skip
+
+    def _ran(self, call: Call, state: str, value: Any) -> None:
+        """Tell that the run is over, however it ended."""
+        task = call.plan.task
         if signals.task_postrun.receivers:
             self._guarded(
-                signals.task_postrun.send, sender=plan.task, task_id=id, task=plan.task, args=call.args,
-                kwargs=call.kwargs, retval=value, state=state,
+                signals.task_postrun.send, sender=task, task_id=call.delivery.message.id, task=task,
+                args=call.args, kwargs=call.kwargs, retval=value, state=state,
             )  # fmt: skip

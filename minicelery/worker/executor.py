@@ -35,7 +35,7 @@ from minicelery.message import (
 from minicelery.request import Request
 from minicelery.serialization import accepted
 from minicelery.task import Task, retry_delay
-from minicelery.worker.call import Call, Plan, check_limits, shown
+from minicelery.worker.call import Call, Plan, RunRevoked, check_limits, shown
 from minicelery.worker.coroutines import run_coroutine
 from minicelery.worker.endings import Endings
 from minicelery.worker.links import Links
@@ -168,12 +168,15 @@ class Executor(Endings):
                     message.exchange, message.routing_key = "", message.queue
                     headers["eta"] = iso(due)  # the broker knows no zone to read a naive time in
                     return Outcome(delivery, publish=(message,))
+            if plan.limits is not None and self.admission is not None:
+                if (outcome := self.admission.admit(call)) is not None:
+                    return outcome
         except (ContentDisallowed, DecodeError, InvalidTaskError) as error:
             return self._reject(delivery, f"{type(error).__name__}: {error}", error)
         except RecursionError as error:
             return self._reject(delivery, "nested too deeply", DecodeError(str(error)))
-        if self.admission is not None and (outcome := self.admission.admit(call)) is not None:
-            return outcome
+        if signals.task_received.receivers:
+            self._guarded(signals.task_received.send, sender=self, request=request)
         request.entering = plan.whole
         if signals.task_prerun.receivers:
             self._within(
@@ -208,17 +211,19 @@ class Executor(Endings):
             self._guarded(plan.on_success, value, message.id, call.args, call.kwargs)
         runtime = time.monotonic() - call.began
         if signals.task_success.receivers:
-            self._guarded(signals.task_success.send, sender=plan.task, result=value)
+            self._guarded(signals.task_success.send, sender=plan.task, result=value, runtime=runtime)
         if self.log_results:
             log.info(
                 "Task %s[%s] succeeded in %.6fs: %s",
-                message.task,
+                message.headers.get("shadow") or message.task,
                 message.id,
                 runtime,
                 shown(value, plan.task),
             )
-        if plan.after_return is not None or signals.task_postrun.receivers:
-            self._after(call, states.SUCCESS, value, None)
+        if plan.after_return is not None:
+            self._guarded(plan.after_return, states.SUCCESS, value, message.id, call.args, call.kwargs, None)
+        if signals.task_postrun.receivers:
+            self._ran(call, states.SUCCESS, value)
         return Outcome(call.delivery, Verdict.ACK, stored, publish)
 
     def fail(self, call: Call, error: BaseException) -> Outcome:
@@ -228,12 +233,14 @@ class Executor(Endings):
     def _end(self, call: Call, error: BaseException) -> Outcome:
         # Without automatic retries: those are for what the function itself raises.
         if isinstance(error, Ignore):
-            self._after(call, states.IGNORED, error, None)
+            self._ran(call, states.IGNORED, error)
             return Outcome(call.delivery, publish=tuple(call.request.outbox))
         if isinstance(error, Reject):
             return self._reject_by_task(call, error)
         if isinstance(error, Retry):
             return self._retry(call, error)
+        if isinstance(error, RunRevoked):
+            return self.terminated_by(call, error.signal)
         return self._failure(call, error)
 
     def _retried(self, call: Call, error: BaseException) -> BaseException:

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from minicelery import signals
 from minicelery.exceptions import BackendError, OperationalError
 from minicelery.message import Outcome
 from minicelery.worker.board import Run
-from minicelery.worker.call import Call
+from minicelery.worker.call import Call, RunRevoked
 from minicelery.worker.fates import key_of
 from minicelery.worker.orders import QUIT, Orders, Terminate
 from minicelery.worker.swapper import RENEW, TICK, UNSETTLED
@@ -169,7 +170,7 @@ class Keeper(threading.Thread):
         loop = self.loop
         loop.give_back()
         if outcome is not None:
-            loop.done.append(outcome)
+            loop.finish(outcome)
             loop.slot.note(outcome, key_of(outcome.delivery))
         try:
             loop.swap_locked(0, 0)
@@ -180,10 +181,15 @@ class Keeper(threading.Thread):
             os._exit(UNSETTLED)  # about to call, or just back: the agent sees from the board
         if outcome is None or loop.told:
             loop.consumer.close()
+        code = 1 if loop.alone else 0  # a cold stop, as the parent would report it
+        if signals.worker_process_shutdown.receivers:
+            signals.worker_process_shutdown.send(
+                sender=loop.executor.hostname, pid=os.getpid(), exitcode=code
+            )
         with contextlib.suppress(Exception):
             logging.shutdown()
         loop.slot.write(loop.slot.read().receipt, 0.0)  # or it would look like an end in mid-task
-        os._exit(1 if loop.alone else 0)  # a cold stop, as the parent would report it
+        os._exit(code)
 
     # -- orders ----------------------------------------------------------------------------
 
@@ -224,6 +230,10 @@ class Keeper(threading.Thread):
             return
         if order.signal is signal.SIGUSR1:
             # As in Celery: the soft limit's exception, which the task may handle.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+            return
+        if loop.alone:
+            loop.raising = RunRevoked(order.signal)
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
             return
         if _is_the_tasks(signal.getsignal(order.signal)):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from minicelery import announcing
 from minicelery._state import request_var
 from minicelery.canvas import Signature, as_list
 from minicelery.exceptions import EncodeError, ImproperlyConfigured, InvalidTaskError
@@ -91,6 +92,7 @@ class Links:
         sender = self.app._sender
         defaults = sender.defaults(self.app.tasks.get(signature.task))
         message = sender.message(signature.task, tuple(new_args), new_kwargs, merged, defaults, new_id())
+        announcing.both(self.app, message)
         call.request.children.append(self.app.AsyncResult(message.id))
         return message
 

@@ -49,6 +49,7 @@ class Loop(Swapper):
         self.began = 0.0  # of the running delivery; 0 while none runs
         self.last_busy = 0.0
         self.pace = BATCH_SECONDS  # seconds a task takes, averaged: one is fetched at first
+        self.raising: BaseException | None = None  # instead of the soft limit's exception
         self._armed = False
         self.keeper = Keeper(self, orders)
 
@@ -59,8 +60,6 @@ class Loop(Swapper):
         """
         signal.signal(signal.SIGALRM, self._soft_limit)
         self.keeper.start()
-        if self.on_ready is not None:
-            self.on_ready()
         try:
             while not self.stopping.is_set() and not self.worn_out():
                 fresh = self.swap(self._room(), IDLE_WAIT)
@@ -126,7 +125,9 @@ class Loop(Swapper):
                 delivery = self.waiting.pop()
             except IndexError:
                 return
-            self.finish(Outcome(delivery, Verdict.REQUEUE))
+            if not self.done:
+                self.done_since = time.monotonic()
+            self.done.append(Outcome(delivery, Verdict.REQUEUE))
 
     def _run(self, delivery: Delivery) -> float:
         """Run one delivery; the seconds it took."""
@@ -154,9 +155,19 @@ class Loop(Swapper):
                     self.began = 0.0
                     slot.write(delivery.receipt, 0.0)
                     return 0.0
-                outcome = self._call(call)
+                self.current = call
+                if call.time_limit is not None and not self.alone:
+                    slot.write(delivery.receipt, began, began + call.time_limit)
+                if call.soft_limit is not None:
+                    self._armed = True
+                    signal.setitimer(signal.ITIMER_REAL, call.soft_limit)
+                outcome = executor.call(call)
         except Exception as error:  # of our own, or of a handler
             outcome = executor.internal_error(delivery, error)
+        if self._armed:
+            self._armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        self.current = None
         slot.processed += 1
         now = time.monotonic()
         self.last_busy = now
@@ -166,21 +177,6 @@ class Loop(Swapper):
         self.began = 0.0
         slot.write(delivery.receipt, 0.0)
         return now - began
-
-    def _call(self, call: Call) -> Outcome:
-        self.current = call
-        if call.time_limit is not None and not self.alone:
-            self.slot.write(call.delivery.receipt, self.began, self.began + call.time_limit)
-        if call.soft_limit is not None:
-            self._armed = True
-            signal.setitimer(signal.ITIMER_REAL, call.soft_limit)
-        try:
-            return self.executor.call(call)
-        finally:
-            if self._armed:
-                self._armed = False
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            self.current = None
 
     def _let_go(self, delivery: Delivery, key: str) -> bool:
         """Have the broker forget a message that somebody had before, or it may come back for ever.
@@ -199,11 +195,16 @@ class Loop(Swapper):
         return True
 
     def _soft_limit(self, *_: object) -> None:
-        """The timer's signal, or revocation with SIGUSR1."""
+        """The timer's signal, or the keeper's: raise in the running task what is to be raised."""
+        error, self.raising = self.raising, None
         call = self.current
         if call is None or not call.running:
             return
-        message = call.delivery.message
-        log.warning("Soft time limit (%ss) exceeded for %s[%s]", call.soft_limit, message.task, message.id)
-        if not call.plan.is_async or not coroutines.interrupt(SoftTimeLimitExceeded()):
-            raise SoftTimeLimitExceeded()
+        if error is None:
+            message = call.delivery.message
+            log.warning(
+                "Soft time limit (%ss) exceeded for %s[%s]", call.soft_limit, message.task, message.id
+            )
+            error = SoftTimeLimitExceeded()
+        if not call.plan.is_async or not coroutines.interrupt(error):
+            raise error

@@ -47,8 +47,7 @@ class Swapper:
         max_tasks: int | None = None,
         max_memory: int | None = None,
         alone: bool = False,
-        on_ready: Callable[[], None] | None = None,
-        on_worn: Callable[[], None] | None = None,
+        on_worn: Callable[[int], None] | None = None,
     ) -> None:
         self.consumer = consumer
         self.executor = executor
@@ -57,8 +56,8 @@ class Swapper:
         self.max_tasks = max_tasks
         self.max_memory = max_memory
         self.alone = alone  # no parent replaces this process: no hard limit ends it
-        self.on_ready = on_ready  # called before the first fetch
-        self.on_worn = on_worn  # called once this child has begun its share, or grown too large
+        # Called once this child has begun the last of its share (with 0), or has grown too large.
+        self.on_worn = on_worn
         self.lock = threading.Lock()  # around the consumer
         self.done: deque[Outcome] = deque()
         self.done_since = 0.0
@@ -72,9 +71,9 @@ class Swapper:
         self.aside: list[Delivery] = []  # came back while a sibling runs them
 
     def finish(self, outcome: Outcome) -> None:
-        """Have the outcome leave with the next swap."""
+        """Have the outcome of a run leave with the next swap, and with it what the run held of limits."""
         if (admission := self.executor.admission) is not None:
-            admission.free(outcome)
+            outcome = admission.free(outcome)
         if not self.done:
             self.done_since = time.monotonic()
         self.done.append(outcome)
@@ -86,17 +85,17 @@ class Swapper:
         if self.max_tasks is not None and self.slot.processed >= self.max_tasks:
             self.wear_out()
             return True
-        if self.max_memory is not None and not self.worn and resident_kib() > self.max_memory:
-            self.wear_out()
+        if self.max_memory is not None and not self.worn and (size := resident_kib()) > self.max_memory:
+            self.wear_out(size)
             return self.on_worn is None
         return False
 
-    def wear_out(self) -> None:
-        """Have a replacement started."""
+    def wear_out(self, size: int = 0) -> None:
+        """Have a replacement made ready."""
         if not self.worn:
             self.worn = True
             if self.on_worn is not None:
-                self.on_worn()
+                self.on_worn(size)
 
     # -- fetching --------------------------------------------------------------------------
 
@@ -126,12 +125,7 @@ class Swapper:
 
     def swap_locked(self, want: int, wait: float) -> list[Delivery]:
         """Settle everything that is done, and fetch; the caller holds the lock."""
-        done = self.done
-        while True:
-            try:
-                self.unsettled.append(done.popleft())
-            except IndexError:
-                break
+        self.take_done()
         consumer = self.consumer
         try:
             fresh = consumer.swap(self.unsettled, want, wait)
@@ -140,6 +134,15 @@ class Swapper:
         if self.unsettled:
             self.unsettled = []
         return fresh
+
+    def take_done(self) -> None:
+        """Move what is done to what the next swap settles."""
+        done = self.done
+        while True:
+            try:
+                self.unsettled.append(done.popleft())
+            except IndexError:
+                return
 
     def note_name(self) -> None:
         """Put the consumer's name on the board where a lost connection has changed it."""
@@ -159,7 +162,7 @@ class Swapper:
     def settle_all(self) -> bool:
         """Settle what is left, for as long as the broker's lease would last; whether it is done."""
         for delivery in self.aside:
-            self.finish(Outcome(delivery, Verdict.REQUEUE))
+            self.done.append(Outcome(delivery, Verdict.REQUEUE))
         if not self.done and not self.unsettled:
             return True
         end = time.monotonic() + LAST_WORDS

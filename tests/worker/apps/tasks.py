@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,73 @@ def make_app(url: str, path: Path, backend: str = "", **conf: Any) -> Celery:
         return os.getpid()
 
     kept: list[bytearray] = []
+
+    async def nap(self: Any, seconds: float = 0.0) -> int:
+        traces.add("start", self.request.id)
+        await asyncio.sleep(seconds)
+        traces.add("end", self.request.id)
+        return id(asyncio.get_running_loop())
+
+    app.task(name="nap", bind=True)(nap)
+    app.task(name="late_nap", bind=True, **late)(nap)
+    app.task(name="tracked_nap", bind=True, track_started=True)(nap)
+
+    @app.task(name="own_id", bind=True)
+    async def own_id(self: Any) -> list[str]:
+        """The request's id, as seen before and after others had their turns."""
+        seen = [self.request.id]
+        for _ in range(3):
+            await asyncio.sleep(0.001)
+            seen.append(app.current_task.request.id)
+        return sorted(set(seen))
+
+    @app.task(name="own_id_in_thread", bind=True)
+    def own_id_in_thread(self: Any) -> list[str]:
+        seen = [self.request.id]
+        for _ in range(3):
+            time.sleep(0.001)
+            seen.append(app.current_task.request.id)
+        return sorted(set(seen))
+
+    @app.task(name="careful_nap", bind=True)
+    async def careful_nap(self: Any, seconds: float) -> str:
+        """What ends it early is what it returns."""
+        traces.add("start", self.request.id)
+        try:
+            await asyncio.sleep(seconds)
+        except BaseException as error:
+            return type(error).__name__
+        return "in time"
+
+    @app.task(name="stubborn_nap", bind=True)
+    async def stubborn_nap(self: Any, seconds: float) -> str:
+        traces.add("start", self.request.id)
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            try:
+                await asyncio.sleep(left)
+            except asyncio.CancelledError:
+                traces.add("cancelled", self.request.id)
+        return "to the end"
+
+    @app.task(name="meet", bind=True)
+    def meet(self: Any, number: int) -> bool:
+        """Wait until so many run at once."""
+        traces.add("start", self.request.id)
+        gate = gates.setdefault(number, threading.Barrier(number))
+        return gate.wait(10.0) is not None
+
+    gates: dict[int, threading.Barrier] = {}
+
+    @app.task(name="heedful", bind=True)
+    def heedful(self: Any, seconds: float) -> str:
+        traces.add("start", self.request.id)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.request.cancelled:
+                return "cancelled"
+            time.sleep(0.01)
+        return "in time"
 
     @app.task(name="errback")
     def errback(id: str) -> None:

@@ -1,0 +1,323 @@
+"""The loop of a child that runs many tasks at once: in threads, or as coroutines.
+
+The main thread fetches and settles, and runs nothing itself, so it needs no keeper.  A
+`Runner` makes the calls; what it begins and ends it tells the `Crowd` from its own threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from minicelery.broker import Consumer
+from minicelery.exceptions import BackendError, OperationalError
+from minicelery.message import Delivery, Message, Outcome, Record
+from minicelery.worker.board import Board, Slot
+from minicelery.worker.call import Call
+from minicelery.worker.executor import Executor
+from minicelery.worker.fates import key_of
+from minicelery.worker.keeper import run_of
+from minicelery.worker.orders import QUIT, Orders, Terminate
+from minicelery.worker.swapper import IDLE_WAIT, RENEW, UNSETTLED, Swapper
+
+log = logging.getLogger("minicelery.worker.loop")
+
+FETCH = 250  # at once; the places may be more
+LONG = 0.1
+"""Seconds after which a run is marked as started in the broker, and shown on the Board."""
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A delivery that a runner has."""
+
+    delivery: Delivery
+    place: int
+    key: str
+    call: Call | None = None  # once it has begun
+    marked: bool = False
+    handle: Any = None  # the runner's own
+
+
+class Runner(Protocol):
+    """Makes the calls of a crowd, in a way of its own."""
+
+    def start(self) -> None:
+        """Be ready for `run`."""
+
+    def run(self, batch: Sequence[Running]) -> None:
+        """Have these run; each is told to `Crowd.begun` and `Crowd.ended`.  Returns at once."""
+
+    def interrupt(self, one: Running, order: Terminate) -> None:
+        """End a run as well as can be done here."""
+
+    def close(self) -> None:
+        """Nothing runs any more."""
+
+
+class Crowd(Swapper):
+    """Fetch and settle in the main thread of a child; have others run."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        executor: Executor,
+        board: Board,
+        slot: Slot,
+        orders: int,
+        *,
+        runner: Callable[[Crowd], Runner],
+        **options: Any,
+    ) -> None:
+        super().__init__(consumer, executor, board, slot, **options)
+        self.orders = Orders(orders)
+        self.runner = runner(self)
+        self.running: dict[int, Running] = {}  # by receipt
+        self._places = list(range(board.places))  # that are free
+        self._state = threading.Lock()  # around `running`, the places and what the board says of them
+        self._something_ended = threading.Event()
+        self._waiting = False  # the main thread waits for messages
+        self._asleep = False  # … or for something to end
+        self._suspects: deque[Delivery] = deque()
+        self._kept: dict[str, Message] = {}  # the broker has let go of these
+        self._newest = 0
+        self._shown: list[Running] = []
+        self._renewed = time.monotonic()
+        self._quitting = False
+
+    def run(self) -> int:
+        """Work until ordered to stop, or until this child has done its share; the exit code."""
+        if (hold := getattr(self.consumer, "hold", None)) is not None:
+            hold(self.board.places)
+        threading.Thread(target=self._listen, name="minicelery-orders", daemon=True).start()
+        self.runner.start()
+        while not self.stopping.is_set() and not self.worn_out():
+            self._turn(self._room())
+        while self.running and not self._quitting:
+            self._turn(0)
+        if self._quitting:
+            self._leave()
+        for delivery in self._suspects:
+            self.aside.append(delivery)
+        if not self.settle_all():
+            return UNSETTLED
+        self.consumer.close()
+        self.runner.close()
+        return 0
+
+    def _room(self) -> int:
+        room = min(len(self._places), FETCH)
+        if self.max_tasks is not None:
+            left = self.max_tasks - self.slot.processed - len(self.running)
+            if left <= room:
+                room = left
+                self.wear_out()
+        return 0 if self._suspects else max(0, room)
+
+    def _turn(self, want: int) -> None:
+        """Settle what has ended, fetch, and look after what runs."""
+        if want == 0 and not self.done:
+            self._sleep()
+        self._waiting = want > 0
+        fresh = self.swap(want, self._patience() if want else 0)
+        self._waiting = False
+        if self.aside or (self.told and fresh):
+            fresh = self.learn(fresh)
+        if fresh or self._suspects:
+            self._start(fresh)
+        self._look_after()
+
+    def _sleep(self) -> None:
+        """Until something has ended, or it is time to look after what runs."""
+        self._something_ended.clear()
+        self._asleep = True
+        if not self.done:
+            self._something_ended.wait(self._patience())
+        self._asleep = False
+
+    def take_done(self) -> None:
+        """See `Swapper`; the journal's other half takes what ends meanwhile."""
+        if self.unsettled:
+            return  # the last swap has failed: first these
+        with self._state:
+            self.unsettled.extend(self.done)
+            self.done.clear()
+            self.slot.turn_journal()
+            if self._kept:
+                running = {one.key for one in self.running.values()}
+                self._kept = {key: message for key, message in self._kept.items() if key in running}
+
+    def _patience(self) -> float:
+        return LONG if len(self._shown) < len(self.running) else IDLE_WAIT
+
+    # -- running ---------------------------------------------------------------------------
+
+    def _start(self, fresh: Sequence[Delivery]) -> None:
+        """Have the deliveries run.
+
+        One under which a run has died before runs alone: if it kills this process again,
+        nothing else goes with it.
+        """
+        calm: list[Delivery] = []
+        for delivery in fresh:
+            (self._suspects if delivery.deliveries > 0 else calm).append(delivery)
+        if self._suspects and not self.running and not calm:
+            if self.done:
+                self.swap(0, 0)
+            calm.append(self._suspects.popleft())
+        if self.told:
+            calm = [delivery for delivery in calm if self.consumer.holds(delivery) and self._let_go(delivery)]
+        if calm:
+            with self._state:
+                batch = [self._placed(delivery) for delivery in calm]
+                self._write_entry()
+            self.runner.run(batch)
+
+    def _placed(self, delivery: Delivery) -> Running:
+        receipt, place = delivery.receipt, self._places.pop()
+        key = ""
+        if self.told:
+            key = key_of(delivery)
+            self.slot.name_run(key, place)
+        self.slot.take_place(place, receipt)
+        one = self.running[receipt] = Running(delivery, place, key)
+        if receipt > self._newest:
+            self._newest = receipt
+        return one
+
+    def _let_go(self, delivery: Delivery) -> bool:
+        """Have the broker forget an early-ack message that somebody had before; see `Loop`."""
+        if not delivery.message.headers.get("redelivered"):
+            return True
+        task = self.executor.tasks.get(delivery.message.task)
+        if task is None or self.executor.plan(task).acks_late or not self._keep({key_of(delivery): delivery}):
+            return True
+        try:
+            self.consumer.acknowledge(delivery)
+        except OperationalError as error:
+            log.debug("%s", error)
+            return False
+        return True
+
+    def _keep(self, more: dict[str, Delivery]) -> bool:
+        """Keep the messages on the board, as the broker is about to let go of them."""
+        wanted = {**self._kept, **{key: one.message for key, one in more.items()}}
+        if not self.slot.keep_messages(wanted):
+            return False
+        self._kept = wanted
+        return True
+
+    def _write_entry(self) -> None:
+        began = time.monotonic() if self.running else 0.0
+        self.slot.write(self._newest, began, 0.0, len(self._places))
+
+    def begun(self, one: Running, call: Call) -> None:
+        """A runner is about to call; from any thread."""
+        one.call = call
+
+    def ended(self, one: Running, outcome: Outcome) -> None:
+        """A runner has an outcome; from any thread.  One that comes late is passed over."""
+        slot, receipt = self.slot, one.delivery.receipt
+        with self._state:
+            if self.running.get(receipt) is not one:
+                return
+            self.finish(outcome)
+            slot.note(outcome, one.key)
+            slot.take_place(one.place, 0)
+            if self.told:
+                slot.name_run("", one.place)
+            slot.processed += 1
+            del self.running[receipt]
+            self._places.append(one.place)
+            if not self.running:
+                self._write_entry()
+        if self._waiting:
+            self._waiting = False
+            self.consumer.wake()
+        elif self._asleep:
+            self._asleep = False
+            self._something_ended.set()
+
+    # -- looking after what runs -----------------------------------------------------------
+
+    def _look_after(self) -> None:
+        """Mark long runs as started, show them on the Board, keep the lease."""
+        now = time.monotonic()
+        with self._state:
+            long = [one for one in self.running.values() if one.call and now - one.call.began > LONG]
+        fresh = [one for one in long if not one.marked]
+        if fresh:
+            self._mark(fresh)
+        if long != self._shown:
+            self._shown = long
+            self.slot.show([run_of(one.call) for one in long if one.call is not None])
+        if long and now - self._renewed > min(RENEW, self.consumer.renew):
+            self._renewed = now
+            with contextlib.suppress(OperationalError, BackendError):
+                self.consumer.extend(())
+                if self.executor.admission is not None:
+                    self.executor.admission.renew([one.call for one in long if one.call is not None])
+
+    def _mark(self, fresh: Sequence[Running]) -> None:
+        records: list[Record] = []
+        with ExitStack() as stack:
+            for one in fresh:
+                call = one.call
+                assert call is not None
+                if self.told and one.delivery.once:
+                    one.delivery.once = self._keep({one.key: one.delivery})
+                if call.plan.track_started:
+                    stack.enter_context(call.request.state_lock)
+                    if not call.request.reported and (record := self.executor.started(call)) is not None:
+                        records.append(record)
+            try:
+                with self.lock:
+                    self.consumer.extend([one.delivery for one in fresh], records)
+                    self.note_name()
+            except (OperationalError, BackendError) as error:
+                log.debug("%s", error)  # the next swap reports it
+                return
+        for one in fresh:
+            one.marked = True
+
+    # -- orders ----------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        while not self.orders.closed:
+            for order in self.orders.read():
+                if isinstance(order, Terminate):
+                    if (one := self.running.get(order.receipt)) is not None and one.call is not None:
+                        self.runner.interrupt(one, order)
+                    continue
+                # The parent's death is an order to stop as well.
+                self._quitting = self._quitting or order == QUIT
+                self.stopping.set()
+                self.consumer.wake()
+                self._something_ended.set()
+
+    def _leave(self) -> None:
+        """End what runs, and this process with it."""
+        with self._state:
+            left, self.running = list(self.running.values()), {}
+        for one in left:
+            if one.call is not None:
+                outcome = self.executor.terminated(one.call, "cold shutdown")
+                self.finish(outcome)
+                self.slot.note(outcome, one.key)
+        for delivery in self._suspects:
+            self.aside.append(delivery)
+        settled = self.settle_all() and all(one.call is not None for one in left)
+        if settled:
+            self.consumer.close()
+            self.slot.write(self._newest, 0.0)  # or it would look like an end in mid-task
+        with contextlib.suppress(Exception):
+            logging.shutdown()
+        os._exit(0 if settled else UNSETTLED)
