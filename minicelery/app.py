@@ -8,39 +8,44 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from minicelery import _state, record, signals, states
-from minicelery.broker import Backend, Broker, open_backend, open_broker, open_replies
-from minicelery.exceptions import TaskRevokedError
-from minicelery.message import Message
+from minicelery import _state, awaiting, record, signals
+from minicelery.annotations import annotate
+from minicelery.attributes import warn_of_addresses
+from minicelery.control import Control
+from minicelery.message import Message, Origin
 from minicelery.modules import calling_directory, django_packages, import_related
-from minicelery.registry import TaskRegistry, share, task_from_function
+from minicelery.options import check_arguments_shape, check_call
+from minicelery.registry import TaskRegistry, settle, share, task_from_class, task_from_function
 from minicelery.resending import retry_message
-from minicelery.result import AsyncResult, DisabledBackend, EagerResult
+from minicelery.result import AsyncResult, EagerResult
 from minicelery.sending import Sender
+from minicelery.servers import Servers
 from minicelery.settings import Settings, read_config, read_envvar
 from minicelery.task import Task as PlainTask
 
 if TYPE_CHECKING:
-    from typing import Concatenate, Literal, ParamSpec
+    from typing import Literal, ParamSpec
 
     from minicelery.canvas import Signature
+    from minicelery.registry import BoundDecorator, TaskDecorator
     from minicelery.request import Request
+    from minicelery.task import CoroutineTask
 
     P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T", bound=PlainTask[..., Any])
 
-REVOKED_FOR = 30 * 86400.0
-"""Seconds for which the order not to run a task is kept; it must outlast the task's delay."""
-DEFAULT_BROKER = "amqp://"
 _LATER = frozenset(
-    "control events amqp log Beat GroupResult ResultSet chain group chord chunks add_periodic_task setup_security".split()
+    "events amqp log loader clock steps user_options Worker Beat GroupResult ResultSet chain group chord "
+    "chunks xmap xstarmap add_periodic_task config_from_cmdline select_queues".split()
 )
 
 
-class Celery:
+class Celery(Servers):
     """An application: its settings, its tasks, and how they are sent.
 
     Opening one connects to nothing; the broker is reached when something is sent.
@@ -72,6 +77,7 @@ class Celery:
         self.strict_typing = strict_typing
         self._registry = tasks if tasks is not None else TaskRegistry()
         self._task_class: Any = task_cls or PlainTask
+        self._base: type[PlainTask[..., Any]] | None = None
         self._settings: Settings | None = None  # read directly where a call more would show
         self._strict = strict_config
         self._sources: list[tuple[Any, str | None, bool]] = []
@@ -81,11 +87,10 @@ class Celery:
         for key, value in (("broker_url", broker), ("result_backend", backend), ("include", include)):
             if value is not None:
                 self._given[key] = (value,) if key == "include" and isinstance(value, str) else value
+        self._defaults: list[Any] = []
         self._autodiscover: list[tuple[Any, str | None]] = []
-        self._pending: list[PlainTask[..., Any]] = []  # declared without a base: they follow `app.Task`
+        self._unsettled: list[PlainTask[..., Any]] = []  # see `registry.settle`
         self._lock = threading.RLock()
-        self._broker: Broker | None = None
-        self._backend: Backend | DisabledBackend | None = None
         self._sender = Sender(self)
         self._executor: Any = None
         self._home = calling_directory()
@@ -125,6 +130,7 @@ class Celery:
         with self._lock:
             if self._settings is not None:
                 return
+            self.on_configure.send(sender=self)
             settings = Settings(strict=self._strict)
             settings.load_environment(os.environ)
             found = [read_config(source, space, silent) for source, space, silent in self._sources]
@@ -132,6 +138,8 @@ class Celery:
             for values in found:
                 settings.update(values)
             settings.update(self._given)
+            for defaults in self._defaults:
+                settings.add_defaults(defaults() if callable(defaults) else defaults)
         self.on_after_configure.send(sender=self, source=settings)
 
     def config_from_object(
@@ -156,39 +164,43 @@ class Celery:
         module = read_envvar(variable_name)
         self.config_from_object(module, silent=silent, force=force)
 
-    def add_defaults(self, values: Mapping[str, Any]) -> None:
-        """Set what is not set yet."""
-        self.conf.add_defaults(values)
+    def add_defaults(self, values: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
+        """Set what is not set otherwise; a function is called when the settings are first used."""
+        self._defaults.append(values)
+        if self._settings is not None:
+            self._settings.add_defaults(values() if callable(values) else values)
 
     # -- tasks -----------------------------------------------------------------------------
 
     @property
     def Task(self) -> type[PlainTask[..., Any]]:  # noqa: N802 - Celery's name
         """The base of this app's tasks; assign a subclass of it to change all of them."""
-        base = self._task_class
-        if isinstance(base, str):
-            module, _, name = base.replace(":", ".").rpartition(".")
-            base = getattr(importlib.import_module(module), name)
-        if base.__dict__.get("app") is not self:
-            base = type(
+        if self._base is None:
+            base = self._task_class
+            if isinstance(base, str):
+                module, _, name = base.replace(":", ".").rpartition(".")
+                base = getattr(importlib.import_module(module), name)
+            self._base = type(
                 base.__name__, (base,), {"app": self, "__module__": base.__module__, "abstract": True}
             )
-        self._task_class = base
-        found: type[PlainTask[..., Any]] = base
-        return found
+        return self._base
 
     @Task.setter
     def Task(self, base: type[PlainTask[..., Any]]) -> None:  # noqa: N802
-        self._task_class = base
+        if not (isinstance(base, type) and issubclass(base, PlainTask)):
+            raise TypeError(f"app.Task = {base!r:.80}: expected a subclass of app.Task")
+        self._base = base
 
+    @overload
+    def task(self, fun: Callable[P, Coroutine[Any, Any, R]], /, **options: Any) -> CoroutineTask[P, R]: ...
     @overload
     def task(self, fun: Callable[P, R], /, **options: Any) -> PlainTask[P, R]: ...
     @overload
-    def task(
-        self, /, *, bind: Literal[True], **options: Any
-    ) -> Callable[[Callable[Concatenate[Any, P], R]], PlainTask[P, R]]: ...
+    def task(self, /, *, base: type[T], **options: Any) -> Callable[[Callable[..., Any]], T]: ...
     @overload
-    def task(self, /, **options: Any) -> Callable[[Callable[P, R]], PlainTask[P, R]]: ...
+    def task(self, /, *, bind: Literal[True], base: None = None, **options: Any) -> BoundDecorator: ...
+    @overload
+    def task(self, /, *, base: None = None, **options: Any) -> TaskDecorator: ...
     def task(self, fun: Any = None, /, **options: Any) -> Any:
         """Make a function a task of this app: `@app.task` or `@app.task(name=…, bind=True, …)`.
 
@@ -199,25 +211,17 @@ class Celery:
             return functools.partial(self.task, **options)
         if not callable(fun):
             raise TypeError(f"@app.task takes a function, got {type(fun).__name__}; options go by keyword")
-        shared = options.pop("shared", True)
+        shared, filter = options.pop("shared", True), options.pop("filter", None)
         task = task_from_function(self, fun, **options)
+        warn_of_addresses(task.name, options)
         if shared:
             share(lambda app: app if app is self else task_from_function(app, fun, quiet=True, **options))
-        return task
+        return task if filter is None else filter(task)
 
-    def register_task(
-        self, task: PlainTask[..., Any] | type[PlainTask[..., Any]], **options: Any
-    ) -> PlainTask[..., Any]:
-        """Register a class-based task: an instance, or the class itself."""
-        instance = task() if isinstance(task, type) else task
-        kind = type(instance)
-        if not instance.name:
-            instance.name = self.gen_task_name(kind.__name__, kind.__module__)
-        vars(instance).update(options, app=self, abstract=False)
-        if not callable(getattr(instance, "run", None)):
-            raise TypeError(f"{kind.__name__} has no run method")
-        self._registry[instance.name] = instance
-        return instance
+    def register_task(self, task: T | type[T], **options: Any) -> T:
+        """Register a class-based task: an instance, or the class itself; `options` are attributes."""
+        found: T = task_from_class(self, task, options)  # type: ignore[assignment]  # of that class
+        return found
 
     def gen_task_name(self, name: str, module: str) -> str:
         """``module.name``; for a script's own ``__main__`` the app's name stands for the module."""
@@ -237,14 +241,26 @@ class Celery:
         with self._lock:
             if self.finalized:
                 return
+            if auto and not self.autofinalize:
+                raise RuntimeError(f"{self!r} was made with autofinalize=False: call app.finalize() first")
             self.finalized = True
-            for register in list(_state.shared):
-                register(self)
-            for task in self._pending:
-                if type(task) is not self.Task:
-                    task.__class__ = self.Task
-            self._pending.clear()
+            try:
+                for register in list(_state.shared):
+                    register(self)
+                for task in self._unsettled:
+                    settle(self, task)
+            except BaseException:
+                self.finalized = False  # so that whoever asks next is told too
+                raise
+            self._unsettled.clear()
         self.on_after_finalize.send(sender=self)
+
+    def _settle(self, task: PlainTask[..., Any]) -> None:
+        settle(self, task)
+
+    def _annotate(self, kind: type[PlainTask[..., Any]]) -> None:
+        if self.conf.task_annotations is not None:
+            annotate(self.conf.task_annotations, kind)
 
     def autodiscover_tasks(
         self,
@@ -284,7 +300,12 @@ class Celery:
         """Send a call by name; the task need not be known here.  Options as `Task.apply_async`."""
         if not isinstance(name, str) or not name:
             raise TypeError(f"send_task takes a task's name, got {name!r}")
-        return self._sender.send(name, args or (), kwargs or {}, options, self.tasks.get(name))
+        args, kwargs = args or (), kwargs or {}
+        check_arguments_shape(name, args, kwargs)
+        given: Mapping[str, Any] = check_call(name, options, self.conf) if options else options
+        return self._sender.send(name, args, kwargs, given, self.tasks.get(name))
+
+    asend_task = awaiting.send_task
 
     def _retry_message(self, *details: Any) -> Message:
         return retry_message(self._sender, *details)
@@ -312,81 +333,31 @@ class Celery:
         stored = record.encode(
             id, state, value, serializer=conf.result_serializer, ttl=conf.result_expires, zone=conf.zone(),
             group_id=request.group, parent_id=request.parent_id,
+            compression=None if getattr(self.backend, "direct", False) else conf.result_compression,
         )  # fmt: skip
         with request.state_lock:
             request.reported = True
             stored.reply_to = request.reply_to or ""
             self.backend.store([stored])
 
-    def _revoke(self, id: str) -> None:
-        self.broker.remember("revoked", id, REVOKED_FOR)
-        if isinstance(self.backend, DisabledBackend) or getattr(self.backend, "direct", False):
-            return
-        found = self.backend.load([id])[0]
-        if found is None or record.decode(found.document, self.conf.result_serializer)["status"] in (
-            states.PENDING, states.RECEIVED, states.RETRY, states.REJECTED
-        ):  # fmt: skip
-            error = record.exception_document(TaskRevokedError("revoked"))
-            conf = self.conf
-            self.backend.store([
-                record.encode(
-                    id, states.REVOKED, error, serializer=conf.result_serializer, ttl=conf.result_expires,
-                    zone=conf.zone(), children=None,
-                )
-            ])  # fmt: skip
+    @functools.cached_property
+    def control(self) -> Control:
+        """Orders to running workers."""
+        return Control(self)
 
-    # -- servers ---------------------------------------------------------------------------
+    def _revoke(self, id: str, *, terminate: bool = False, signal: str = "SIGTERM") -> None:
+        self.control.revoke(id, terminate=terminate, signal=signal)
 
-    @property
-    def broker(self) -> Broker:
-        """The broker that `broker_url` names; connects when it is used."""
-        if self._broker is None:
-            with self._lock:
-                if self._broker is None:
-                    conf = self.conf
-                    url = self._placed(conf.broker_url or DEFAULT_BROKER)
-                    options = {
-                        "connection_timeout": conf.broker_connection_timeout,
-                        "pool_limit": conf.broker_pool_limit,
-                        "use_ssl": conf.broker_use_ssl,
-                        "lease": conf.worker_lease,
-                        "heartbeat": conf.broker_heartbeat or 0,
-                        "login_method": conf.broker_login_method,
-                        "failover_strategy": conf.broker_failover_strategy,
-                        "delay_queue_type": conf.broker_native_delayed_delivery_queue_type,
-                        "delays": conf.broker_delays,
-                        "spec_of": lambda name: self._sender.router.spec(name),
-                        "bound_to": lambda name: self._sender.router.bound_to(name),
-                        "exchange_of": lambda name: self._sender.router.exchange(name),
-                        **conf.broker_transport_options,
-                    }
-                    self._broker = open_broker(url, options=options)
-        return self._broker
+    def setup_security(
+        self, allowed_serializers: Iterable[str] | None = None, key: Any = None, key_password: Any = None,
+        cert: Any = None, store: Any = None, digest: str | None = None, serializer: str = "json",
+    ) -> None:  # fmt: skip
+        """Sign what is sent, and read only what is signed, in all apps of this process."""
+        from minicelery.security import setup_security
 
-    @property
-    def backend(self) -> Backend | DisabledBackend:
-        """The result store that `result_backend` names; a DisabledBackend where none is set."""
-        if self._backend is None:
-            with self._lock:
-                if self._backend is None:
-                    conf = self.conf
-                    if not conf.result_backend or conf.result_backend in ("disabled", "disabled://"):
-                        self._backend = DisabledBackend()
-                    else:
-                        self._backend = self._open_backend(conf)
-        return self._backend
+        setup_security(self.conf, allowed_serializers, key, key_password, cert, store, digest, serializer)
 
-    def _open_backend(self, conf: Settings) -> Backend:
-        url = self._placed(conf.result_backend)
-        if url.partition(":")[0] == "rpc":
-            return open_replies(self.broker, expires=conf.result_expires, persistent=conf.result_persistent)
-        return open_backend(url, options=_backend_options(conf))
-
-    def _placed(self, url: str) -> str:
-        """A relative SQLite path is one of the app's directory: worker and client share a file."""
-        if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
-            return f"sqlite:///{self._home / url[len('sqlite:///') :]}"
-        return url
+    # -- this app and others ---------------------------------------------------------------
 
     def close(self) -> None:
         """Close every connection; the app may be used again and then reconnects."""
@@ -395,6 +366,7 @@ class Celery:
                 if server is not None:
                     server.close()
             self._broker = self._backend = None
+        self._sender.close()
         _state.unset(self)
 
     def __enter__(self) -> Celery:
@@ -418,9 +390,30 @@ class Celery:
         return None if request is None else request.task_object
 
     @property
+    def current_worker_task(self) -> PlainTask[..., Any] | None:
+        """The task that a worker runs in this thread, whatever it calls directly or eagerly."""
+        request = _state.request_var.get()
+        while request is not None and (request.called_directly or request.is_eager):
+            request = request.outer
+        return None if request is None else request.task_object
+
+    @property
     def timezone(self) -> Any:
         """The zone that `timezone` names."""
         return self.conf.zone()
+
+    def now(self) -> datetime:
+        """The time in the app's zone; aware."""
+        return datetime.now(self.conf.zone())
+
+    @property
+    def oid(self) -> str:
+        """An id of this process among those that send: results sent by `rpc://` come back to it."""
+        if not Origin.client_id:
+            Origin.refresh()
+        return Origin.client_id
+
+    thread_oid = oid
 
     # -- programs --------------------------------------------------------------------------
 
@@ -452,22 +445,18 @@ class Celery:
         return f"<Celery {self.main or '__main__'}>"
 
     def __reduce__(self) -> Any:
-        return _state.get_current_app, ()
+        conf = self._settings
+        given = self._given if conf is None else {name: conf[name] for name in conf._explicit}
+        return _find_app, (type(self), self.main, given)
 
 
-def _backend_options(conf: Settings) -> dict[str, Any]:
-    given = {
-        name: conf[f"redis_{name}"]
-        for name in ("socket_timeout", "socket_connect_timeout", "username", "password", "client_name")
-        if conf.value_set_for(f"redis_{name}")
-    }
-    return {
-        "connection_timeout": conf.broker_connection_timeout,
-        "use_ssl": conf.redis_backend_use_ssl,
-        "pool_limit": conf.redis_max_connections,
-        **given,
-        **conf.result_backend_transport_options,
-    }
+def _find_app(kind: type[Celery], main: str | None, settings: Mapping[str, Any]) -> Celery:
+    """The app of that name in this process, or else one made anew: what a pickled app becomes."""
+    apps = [_state.get_current_app(), *(reference() for reference in _state.finalized)]
+    for app in apps:
+        if type(app) is kind and app.main == main:
+            return app
+    return kind(main, changes=settings, set_as_current=False)
 
 
 def bugreport(app: Celery | None = None) -> str:

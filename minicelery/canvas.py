@@ -7,18 +7,28 @@ A signature is a dict of six keys (`task`, `args`, `kwargs`, `options`, `subtask
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic
 
 from minicelery._state import get_current_app
+from minicelery.awaiting import in_thread
 from minicelery.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # stubs, known to every type checker
+
     from minicelery.app import Celery
     from minicelery.result import AsyncResult, EagerResult
     from minicelery.task import Task
 
+    R = TypeVar("R", default=Any)
+else:
+    from typing import TypeVar
 
-class Signature(dict[str, Any]):
+    R = TypeVar("R")
+
+
+class Signature(dict[str, Any], Generic[R]):
     """One task call, not yet made: `add.s(2, 2)`."""
 
     app: Celery | None = None
@@ -89,7 +99,7 @@ class Signature(dict[str, Any]):
         return id
 
     @property
-    def type(self) -> Task[Any, Any]:
+    def type(self) -> Task[..., R]:
         """The task object.  Raises NotRegistered."""
         return self._app.tasks[self.task]
 
@@ -111,7 +121,7 @@ class Signature(dict[str, Any]):
 
     def clone(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Signature:
+    ) -> Signature[R]:
         """A copy, with `merged` applied."""
         new_args, new_kwargs, new_options = self.merged(args, kwargs, **options)
         return Signature(
@@ -120,7 +130,7 @@ class Signature(dict[str, Any]):
 
     partial = clone
 
-    def set(self, immutable: bool | None = None, **options: Any) -> Signature:
+    def set(self, immutable: bool | None = None, **options: Any) -> Signature[R]:
         """Add options, in place; returns itself."""
         if immutable is not None:
             self["immutable"] = immutable
@@ -139,7 +149,7 @@ class Signature(dict[str, Any]):
         """Call `errback` when the task has failed; returns `errback`."""
         return self._append("link_error", errback)
 
-    def on_error(self, errback: Mapping[str, Any]) -> Signature:
+    def on_error(self, errback: Mapping[str, Any]) -> Signature[R]:
         """`link_error` that returns the signature itself."""
         self.link_error(errback)
         return self
@@ -153,7 +163,7 @@ class Signature(dict[str, Any]):
 
     def apply_async(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult[Any]:
+    ) -> AsyncResult[R]:
         """Send it; see `Task.apply_async`."""
         new_args, new_kwargs, new_options = self.merged(args, kwargs, **options)
         app = self._app
@@ -162,22 +172,32 @@ class Signature(dict[str, Any]):
             return app.send_task(self.task, new_args, new_kwargs, **new_options)
         return task.apply_async(new_args, new_kwargs, **new_options)
 
-    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
+    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
         """Send it with these arguments in front."""
         return self.apply_async(args, kwargs)
 
+    async def aapply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[R]:
+        """`apply_async`, without blocking the event loop."""
+        return await in_thread(self._app, partial(self.apply_async, args, kwargs, **options))
+
+    async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
+        """`delay`, without blocking the event loop."""
+        return await in_thread(self._app, partial(self.delay, *args, **kwargs))
+
     def apply(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> EagerResult[Any]:
+    ) -> EagerResult[R]:
         """Run it here and now."""
         new_args, new_kwargs, new_options = self.merged(args, kwargs, **options)
         return self.type.apply(new_args, new_kwargs, **new_options)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
         new_args, new_kwargs, _ = self.merged(args, kwargs)
         return self.type(*new_args, **new_kwargs)
 
-    def __invert__(self) -> Any:
+    def __invert__(self) -> R:
         return self.delay().get()
 
     def __repr__(self) -> str:
@@ -216,6 +236,8 @@ def as_list(value: Any) -> list[Any]:
 
 def links_for_body(value: Any, option: str, task: str) -> list[dict[str, Any]] | None:
     """`link`/`link_error` values as a message body carries them.  Raises ImproperlyConfigured."""
+    if value is None:
+        return None
     links = as_list(value)
     for link in links:
         if not isinstance(link, Mapping) or not isinstance(link.get("task"), str):
@@ -223,3 +245,15 @@ def links_for_body(value: Any, option: str, task: str) -> list[dict[str, Any]] |
                 f"{option}= of {task} takes signatures such as notify.s(), got {type(link).__name__}"
             )
     return [dict(signature(link)) for link in links] or None
+
+
+def call_of(request: Any) -> dict[str, Any]:
+    """The options under which the call that `request` is an attempt at can be made again."""
+    options = {**request.as_execution_options(), "ignore_result": request.ignore_result}
+    info = request.delivery_info or {}
+    options["priority"] = info.get("priority")
+    if info.get("exchange"):
+        options |= {"exchange": info["exchange"], "routing_key": info["routing_key"]}
+    else:
+        options["queue"] = info.get("routing_key")
+    return options

@@ -23,6 +23,14 @@ def calling_directory() -> Path:
     return Path(file).resolve().parent if file else Path.cwd()
 
 
+def callers_level() -> int:
+    """The `stacklevel` for a warning of the function that asks: that of the user's line."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("minicelery."):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 def import_related(package: str, related_name: str | None) -> None:
     module = importlib.import_module(package)
     if related_name is None:

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Generic, TypeVar, overload
 
-from minicelery.message import Message
+from minicelery._state import request_var
+from minicelery.message import TURN_HEADER, UNIQUE_HEADER, Message
+
+T = TypeVar("T")
 
 # Headers that protocol 2 defines; all others are the caller's own.
 _PROTOCOL_HEADERS = frozenset(
     "lang task id shadow eta expires group group_index retries timelimit root_id parent_id argsrepr "
     "kwargsrepr origin ignore_result replaced_task_nesting stamped_headers stamps compression "
     "redelivered x-delivery-count".split()
-)
+) | {TURN_HEADER, UNIQUE_HEADER}
+
+
+class Read(Generic[T]):
+    """A property for as long as no attribute of that name is set on the object."""
+
+    def __init__(self, find: Callable[[Any], T]) -> None:
+        self.find = find
+        self.__doc__ = find.__doc__
+
+    @overload
+    def __get__(self, request: None, owner: type) -> Read[T]: ...
+    @overload
+    def __get__(self, request: Any, owner: type) -> T: ...
+    def __get__(self, request: Any, owner: type) -> Any:
+        return self if request is None else self.find(request)
 
 
 class Request:
@@ -35,6 +53,8 @@ class Request:
     entering = False  # the worker is about to call: Task.__call__ must not open a request of its own
     redelivered = False
     reported = False  # the task has stored a state of its own: STARTED must not follow it
+    outer: Request | None = None  # the attempt inside of which this one was called
+    cancelled = False  # its end is wanted, and the pool can only ask for it
 
     def __init__(self, task: Any = None, **values: Any) -> None:
         self.task_object = task
@@ -44,7 +64,7 @@ class Request:
         if values:
             self.__dict__.update(values)
 
-    @property
+    @Read
     def headers(self) -> dict[str, Any] | None:
         """The caller's own headers; None outside of a worker."""
         if self.message is None:
@@ -58,121 +78,132 @@ class Request:
         value = self._header(name)
         return value if isinstance(value, str) else None
 
-    @property
+    @Read
     def task(self) -> str | None:
         if self.task_object is not None:
             return str(self.task_object.name)
         return self._text("task")
 
-    @property
+    # What a worker's request has in signals such as task_received.
+    task_name = name = task
+
+    @Read
+    def task_id(self) -> str | None:
+        return self.id
+
+    @Read
     def root_id(self) -> str | None:
         return self._text("root_id") or self.id
 
-    @property
+    @Read
     def parent_id(self) -> str | None:
         return self._text("parent_id")
 
-    @property
+    @Read
     def group(self) -> str | None:
         return self._text("group")
 
-    @property
+    @Read
     def group_index(self) -> int | None:
         index: int | None = self._header("group_index")
         return index
 
-    @property
+    @Read
     def shadow(self) -> str | None:
         return self._text("shadow")
 
-    @property
+    @Read
     def eta(self) -> str | None:
         return self._text("eta")
 
-    @property
+    @Read
     def expires(self) -> str | None:
         return self._text("expires")
 
-    @property
+    @Read
     def origin(self) -> str | None:
         return self._text("origin")
 
-    @property
+    @Read
     def timelimit(self) -> list[float | None]:
         """`[hard, soft]` in seconds, as the message carries them."""
         limits: list[float | None] = self._header("timelimit") or [None, None]
         return limits
 
-    @property
+    @Read
     def time_limit(self) -> float | None:
         return self.timelimit[0]
 
-    @property
+    @Read
     def soft_time_limit(self) -> float | None:
         return self.timelimit[1]
 
-    @property
+    @Read
     def ignore_result(self) -> bool:
         return bool(self._header("ignore_result", False))
 
-    @property
+    @Read
     def replaced_task_nesting(self) -> int:
         nesting: int = self._header("replaced_task_nesting") or 0
         return nesting
 
-    @property
+    @Read
     def stamped_headers(self) -> list[str] | None:
         names: list[str] | None = self._header("stamped_headers")
         return names
 
-    @property
+    @Read
     def stamps(self) -> dict[str, Any]:
         stamps: dict[str, Any] = self._header("stamps") or {}
         return stamps
 
-    @property
+    @Read
     def properties(self) -> dict[str, Any] | None:
         return None if self.message is None else self.message.properties
 
-    @property
+    @Read
     def correlation_id(self) -> str | None:
         return None if self.message is None else self.message.properties.get("correlation_id", self.id)
 
-    @property
+    @Read
     def reply_to(self) -> str | None:
         return None if self.message is None else self.message.properties.get("reply_to")
 
-    @property
+    @Read
     def delivery_info(self) -> dict[str, Any] | None:
-        """`exchange`, `routing_key`, `priority`, `redelivered`; None outside of a worker."""
+        """`exchange`, `routing_key`, `priority`, `redelivered`, in `apply` also `is_eager`.
+
+        None where the function was just called.
+        """
         if self.message is None:
             return None
         message = self.message
-        return {
+        info = {
             "exchange": message.exchange,
             "routing_key": message.routing_key or message.queue,
             "priority": message.priority,
             "redelivered": self.redelivered,
         }
+        return {**info, "is_eager": True} if self.is_eager else info
 
     links: Mapping[str, Any] = {}  # callbacks, errbacks, chain, chord as the body holds them
     utc = True
     loglevel: int | None = None
     logfile: str | None = None
 
-    @property
+    @Read
     def callbacks(self) -> Any:
         return self.links.get("callbacks")
 
-    @property
+    @Read
     def errbacks(self) -> Any:
         return self.links.get("errbacks")
 
-    @property
+    @Read
     def chain(self) -> Any:
         return self.links.get("chain")
 
-    @property
+    @Read
     def chord(self) -> Any:
         return self.links.get("chord")
 
@@ -193,5 +224,54 @@ class Request:
         """Set several attributes."""
         self.__dict__.update(values or {}, **more)
 
+    def clear(self) -> None:
+        """Forget the attributes that were set on this attempt, as if its message had not been read."""
+        kept = {name: self.__dict__[name] for name in ("task_object", "state_lock")}
+        self.__dict__.clear()
+        self.__dict__.update(kept, children=[], outbox=[])
+
+    def as_execution_options(self) -> dict[str, Any]:
+        """The options of a call that goes on where this one is: same id, place and followers."""
+        hard, soft = self.timelimit
+        stamps = self.stamps or {}
+        return {
+            "task_id": self.id, "root_id": self.root_id, "parent_id": self.parent_id, "group_id": self.group,
+            "group_index": self.group_index, "shadow": self.shadow, "chord": self.chord, "chain": self.chain,
+            "link": self.callbacks, "link_error": self.errbacks, "expires": self.expires,
+            "soft_time_limit": soft, "time_limit": hard, "headers": self.headers, "retries": self.retries,
+            "reply_to": self.reply_to, "replaced_task_nesting": self.replaced_task_nesting,
+            **({"stamped_headers": self.stamped_headers, "stamps": stamps} if stamps else {}),
+        }  # fmt: skip
+
     def __repr__(self) -> str:
         return f"<Request: {self.task}[{self.id}] retries={self.retries}>"
+
+
+def push(task: Any, *values: Mapping[str, Any]) -> None:
+    """Make a request of `task` with these values the current one, above the one that is."""
+    outer = request_var.get()
+    pushed = Request(task)
+    if outer is not None and outer.task_object is task:
+        pushed.update(vars(outer))
+    for given in values:
+        pushed.update(given)
+    pushed.outer = outer
+    request_var.set(pushed)
+
+
+def pop(task: Any) -> None:
+    """Undo the latest `push`.  Raises RuntimeError where the current request is not of `task`."""
+    request = request_var.get()
+    if request is None or request.task_object is not task:
+        raise RuntimeError(f"pop_request of {task.name} without push_request")
+    request_var.set(request.outer)
+
+
+async def within(request: Request, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Await a coroutine with `request` as the current one."""
+    outer = request_var.get()
+    request_var.set(request)
+    try:
+        return await coroutine
+    finally:
+        request_var.set(outer)

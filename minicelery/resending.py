@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from minicelery.message import Message, iso
+from minicelery import announcing
+from minicelery.message import COUNT_HEADER, TURN_HEADER, UNIQUE_HEADER, Message, iso
 from minicelery.options import due_time
 from minicelery.request import Request
 from minicelery.routing.router import ADDRESS, Route
 
 if TYPE_CHECKING:
     from minicelery.sending import Sender
+
+_OF_THIS_ATTEMPT = frozenset({"redelivered", COUNT_HEADER, TURN_HEADER})
 
 
 def retry_message(
@@ -30,11 +33,9 @@ def retry_message(
     assert old is not None  # an attempt without a message is called directly
     task = request.task_object
     changed = args is not request.args or kwargs is not request.kwargs
-    headers = {
-        key: value for key, value in old.headers.items() if key not in ("redelivered", "x-delivery-count")
-    }
+    headers = {key: value for key, value in old.headers.items() if key not in _OF_THIS_ATTEMPT}
     headers["retries"] = request.retries + 1
-    headers["parent_id"] = request.id
+    headers["parent_id"] = request.parent_id or request.id
     body, content_type, encoding = old.body, old.content_type, old.content_encoding
     properties = dict(old.properties)
     overrides: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
@@ -56,7 +57,7 @@ def retry_message(
                 "time_limit": request.time_limit, "soft_time_limit": request.soft_time_limit,
                 "priority": old.priority,
                 "ignore_result": old.headers.get("ignore_result"),
-                "retries": request.retries + 1, "parent_id": request.id, "reply_to": request.reply_to,
+                "retries": request.retries + 1, "parent_id": request.parent_id or request.id, "reply_to": request.reply_to,
                 **links, **overrides, "task_id": request.id,
             },
             sender.defaults(task), str(request.id), None, route,
@@ -64,6 +65,8 @@ def retry_message(
         if "expires" not in overrides:
             fresh.headers["expires"], fresh.expires = old.headers.get("expires"), old.expires
         fresh.headers["origin"] = old.headers.get("origin")
+        if UNIQUE_HEADER in old.headers:
+            fresh.headers[UNIQUE_HEADER] = old.headers[UNIQUE_HEADER]
         message = fresh
     else:
         message = Message(
@@ -74,4 +77,5 @@ def retry_message(
     zone = sender.app.conf.zone()
     message.due = due_time(task.name, countdown, eta, now, zone)
     message.headers["eta"] = iso(message.due, zone)
+    announcing.both(sender.app, message)
     return message

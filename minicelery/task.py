@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
-import random
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import types
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from minicelery import states
 from minicelery._state import get_current_app, request_var
-from minicelery.canvas import Signature
-from minicelery.exceptions import MaxRetriesExceededError, Retry
-from minicelery.request import Request
+from minicelery.awaiting import in_thread
+from minicelery.canvas import Signature, call_of
+from minicelery.exceptions import MaxRetriesExceededError, OperationalError, Retry
+from minicelery.hooks import Hooks
+from minicelery.options import RETRY_NAMES, check_arguments_shape, check_call, check_dates
+from minicelery.request import Request, pop, push, within
+from minicelery.retrying import raise_current, retry_arguments
+from minicelery.retrying import retry_delay as retry_delay
 
 if TYPE_CHECKING:
+    from typing_extensions import ParamSpec, TypeVar  # stubs, known to every type checker
+
     from minicelery.app import Celery
     from minicelery.result import AsyncResult, EagerResult
 
-P = ParamSpec("P")
-R = TypeVar("R")
+    P = ParamSpec("P", default=...)
+    R = TypeVar("R", default=Any)
+else:
+    from typing import ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
+_LATER = frozenset({"chunks", "map", "starmap", "replace", "add_to_chord"})
 
 
 class FromConfig:
@@ -36,19 +51,20 @@ class FromConfig:
         return getattr(task.app.conf, self.setting)
 
 
-class Task(Generic[P, R]):
+class Task(Hooks, Generic[P, R]):
     """A function that a worker can be asked to run.
 
     Attributes set on a subclass, or given to `@app.task(…)`, are this task's options.
     One object serves every attempt: what belongs to one attempt is in `self.request`.
+    Each task has a class of its own, below the one that `base=` or `app.Task` names.
     """
 
     name: str = ""
     app: Celery = None  # type: ignore[assignment]  # set when the task is registered
     abstract: ClassVar[bool] = True
-    typing: bool = True  # check arguments against the signature when the task is called
+    typing: bool | None = None  # check arguments when the task is called; None: as the app's strict_typing
     max_retries: int | None = 3  # None: for ever
-    default_retry_delay: float = 180
+    default_retry_delay: float | timedelta = 180
     autoretry_for: tuple[type[BaseException], ...] = ()
     dont_autoretry_for: tuple[type[BaseException], ...] = ()
     retry_kwargs: Mapping[str, Any] = {}
@@ -57,10 +73,22 @@ class Task(Generic[P, R]):
     retry_jitter: bool = True
     throws: tuple[type[BaseException], ...] = ()  # expected: logged at INFO, without traceback
     expires: float | timedelta | datetime | None = None
-    queue: str | None = None
+    queue: Any = None
+    exchange: Any = None
+    exchange_type: str | None = None
+    routing_key: str | None = None
+    delivery_mode: int | str | None = None
+    immediate: bool | None = None
+    mandatory: bool | None = None
     trail: bool = True  # remember in `request.children` what this task sends
+    send_events: bool = True
     resultrepr_maxsize: int = 1024
     rate_limit: str | float | None = None
+    rate_limit_key: Any = None
+    concurrency_limit: int | None = None
+    concurrency_limit_key: Any = None
+    unique: bool | float | timedelta | None = None
+    unique_key: Any = None
     serializer: Any = FromConfig("task_serializer")
     compression: Any = FromConfig("task_compression")
     priority: Any = FromConfig("task_default_priority")
@@ -77,23 +105,38 @@ class Task(Generic[P, R]):
     soft_time_limit: Any = FromConfig("task_soft_time_limit")
     store_eager_result: Any = FromConfig("task_store_eager_result")
 
+    from_config: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """More attributes that are a setting until the task has its own: pairs of their names."""
+    Strategy: ClassVar[str] = "celery.worker.strategy:default"
     MaxRetriesExceededError = MaxRetriesExceededError
+    OperationalError = OperationalError
 
     run: Callable[..., Any]
 
+    _settled = False  # its base, `__init__`, annotations and hooks are in place; done at the first use
+    _prepares = False  # its calls have their arguments dumped, or a shadow name
+    _dump_arguments: Callable[[Any, Any], tuple[Any, Any]] | None = None  # of pydantic=True
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function here, as an ordinary call."""
-        request = request_var.get()
-        if request is not None and request.entering and request.task_object is self:
-            request.entering = False  # the worker's own call: its request is the one
+        """Run the function here, as an ordinary call; of `async def` tasks it gives the coroutine."""
+        outer = request_var.get()
+        if outer is not None and outer.entering and outer.task_object is self:
+            outer.entering = False  # the worker's own call: its request is the one
             result: R = self.run(*args, **kwargs)
             return result
-        token = request_var.set(Request(self, args=args, kwargs=kwargs))
+        if not self._settled and self.app is not None:
+            self._settle()
+        request = Request(self, args=args, kwargs=kwargs, outer=outer)
+        token = request_var.set(request)
         try:
             result = self.run(*args, **kwargs)
-            return result
         finally:
             request_var.reset(token)
+        if type(result) is types.CoroutineType:
+            coroutine: Any = result
+            coroutine = within(request, coroutine)
+            return coroutine  # type: ignore[no-any-return]  # which gives R when it is awaited
+        return result
 
     @property
     def request(self) -> Request:
@@ -102,6 +145,19 @@ class Task(Generic[P, R]):
         if request is None or request.task_object is not self:
             return Request(self)
         return request
+
+    def push_request(self, *args: Any, **values: Any) -> None:
+        """Have `self.request` be one with these values until `pop_request`: for tests."""
+        push(self, *args, values)
+
+    def pop_request(self) -> None:
+        """Undo the latest `push_request`.  Raises RuntimeError where there was none."""
+        pop(self)
+
+    @property
+    def backend(self) -> Any:
+        """Where results are stored: the app's backend."""
+        return self.app.backend
 
     # -- calling -----------------------------------------------------------------------
 
@@ -118,28 +174,41 @@ class Task(Generic[P, R]):
         """Send a call to a worker.
 
         Options: `countdown` (seconds), `eta` (datetime), `expires` (seconds or datetime),
-        `task_id`, `queue`, `priority` (0–9), `serializer`, `compression`, `link`,
-        `link_error`, `headers`, `shadow`, `ignore_result`, `time_limit` and
-        `soft_time_limit` (seconds), `retry`, `retry_policy`, `add_to_parent`, `root_id`,
-        `parent_id`, `group_id`, `group_index`, `reply_to`, `argsrepr`, `kwargsrepr`.  Any
-        other option becomes a property of the message.
+        `task_id`, `queue`, `exchange`, `routing_key`, `priority` (0–9), `serializer`,
+        `compression`, `link`, `link_error`, `headers`, `shadow`, `ignore_result`,
+        `time_limit` and `soft_time_limit` (seconds), `retry`, `retry_policy`,
+        `add_to_parent`, `root_id`, `parent_id`, `group_id`, `group_index`, `reply_to`,
+        `argsrepr`, `kwargsrepr`, `stamped_headers`.  Any other option becomes a property of
+        the message, unless it is nearly one of these.
 
-        Raises TypeError where the arguments don't fit the function, EncodeError where one
-        can't be carried, OperationalError where the broker can't be reached in time.
+        Raises TypeError where the arguments don't fit the function or an option is misspelt,
+        ValueError for an option's value, EncodeError where an argument can't be carried,
+        OperationalError where the broker can't be reached in time.
         """
+        if not self._settled:
+            self._settle()
         if args is None:
             args = ()
         if kwargs is None:
             kwargs = {}
+        if type(args) is not tuple or type(kwargs) is not dict:
+            check_arguments_shape(self.name, args, kwargs)
         if self.typing:
             least, most = self._positional_range
             if kwargs or not least <= len(args) <= most:
                 self.check_arguments(args, kwargs)
         app = self.app
         conf = app._settings
-        if (app.conf if conf is None else conf).task_always_eager:
+        if conf is None:
+            conf = app.conf
+        if conf.task_always_eager:
             return self.apply(args, kwargs, **options)
-        return app._sender.send(self.name, args, kwargs, options, self)
+        given: Mapping[str, Any] = options
+        if options:
+            given = check_call(self.name, options, conf)
+        if self._prepares:
+            args, kwargs, given = self._prepared(args, kwargs, given)
+        return app._sender.send(self.name, args, kwargs, given, self)
 
     def apply_many(
         self, calls: Iterable[Sequence[Any] | Mapping[str, Any]], **options: Any
@@ -149,9 +218,14 @@ class Task(Generic[P, R]):
         Each call is a sequence of positional arguments, or a mapping of keyword arguments.
         The options are those of `apply_async` except `task_id`, and hold for every call.
         """
+        if not self._settled:
+            self._settle()
         pairs: list[tuple[Sequence[Any], Mapping[str, Any]]] = [
             ((), call) if isinstance(call, Mapping) else (call, {}) for call in calls
         ]
+        for args, kwargs in pairs:
+            if type(args) is not tuple:
+                check_arguments_shape(self.name, args, kwargs)
         if self.typing:
             least, most = self._positional_range
             for args, kwargs in pairs:
@@ -159,7 +233,31 @@ class Task(Generic[P, R]):
                     self.check_arguments(args, kwargs)
         if self.app.conf.task_always_eager:
             return [self.apply(args, kwargs, **options) for args, kwargs in pairs]
-        return self.app._sender.send_many(self.name, pairs, options, self)
+        given: Mapping[str, Any] = options
+        if options:
+            given = check_call(self.name, options, self.app.conf)
+        if self._prepares:
+            prepared = [self._prepared(*pair, given) for pair in pairs]
+            if any(own is not given for _, _, own in prepared):  # each with a shadow name of its own
+                return [self.app._sender.send(self.name, *call, self) for call in prepared]
+            pairs = [(args, kwargs) for args, kwargs, _ in prepared]
+        return self.app._sender.send_many(self.name, pairs, given, self)
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """`delay`, without blocking the event loop."""
+        return await in_thread(self.app, functools.partial(self.delay, *args, **kwargs))
+
+    async def aapply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[R]:
+        """`apply_async`, without blocking the event loop."""
+        return await in_thread(self.app, functools.partial(self.apply_async, args, kwargs, **options))
+
+    async def aapply_many(
+        self, calls: Iterable[Sequence[Any] | Mapping[str, Any]], **options: Any
+    ) -> list[AsyncResult[R]]:
+        """`apply_many`, without blocking the event loop."""
+        return await in_thread(self.app, functools.partial(self.apply_many, calls, **options))
 
     def apply(
         self,
@@ -170,24 +268,56 @@ class Task(Generic[P, R]):
         """Run the task here and now, as a worker would, and return its result.
 
         Retries run at once, without their delay.  `throw=True` raises what the task raised.
+        Arguments and result go through the serializer, so that they are what a worker and
+        its caller would see.
         """
-        return self.app._run_eagerly(self, args or (), kwargs or {}, options)
+        if not self._settled:
+            self._settle()
+        args, kwargs = args or (), kwargs or {}
+        check_arguments_shape(self.name, args, kwargs)
+        conf = self.app.conf
+        given = check_call(self.name, options, conf)
+        check_dates(self.name, given, conf.zone())
+        if self._prepares:
+            args, kwargs, given = self._prepared(args, kwargs, given)
+        return self.app._run_eagerly(self, args, kwargs, given)
 
     def signature(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Signature:
+    ) -> Signature[R]:
         """This task with arguments and options, not yet sent."""
         return Signature(self, args, kwargs, **options)
 
     subtask = signature
 
-    def s(self, *args: Any, **kwargs: Any) -> Signature:
-        """A signature with these arguments."""
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """A signature with these arguments; a previous result may come before them."""
         return Signature(self, args, kwargs)
 
-    def si(self, *args: Any, **kwargs: Any) -> Signature:
+    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
         """A signature that takes these arguments only, never a previous result."""
         return Signature(self, args, kwargs, immutable=True)
+
+    def signature_from_request(
+        self,
+        request: Request | None = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        queue: str | None = None,
+        **options: Any,
+    ) -> Signature[R]:
+        """The call that `request` is an attempt at, as a signature: for the same id, queue and followers."""
+        request = self.request if request is None else request
+        given = {**call_of(request), **options}
+        if queue:
+            given |= {"queue": queue, "exchange": None, "routing_key": None}
+        args = request.args if args is None else args
+        kwargs = request.kwargs if kwargs is None else kwargs
+        return self.signature(
+            args, kwargs, **{key: value for key, value in given.items() if value is not None}
+        )
+
+    subtask_from_request = signature_from_request
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:  # noqa: N802 - Celery's name
         """The result of one of this task's calls."""
@@ -202,7 +332,7 @@ class Task(Generic[P, R]):
         exc: BaseException | None = None,
         throw: bool = True,
         eta: datetime | None = None,
-        countdown: float | None = None,
+        countdown: float | timedelta | None = None,
         max_retries: int | None = None,
         **options: Any,
     ) -> Retry:
@@ -215,12 +345,18 @@ class Task(Generic[P, R]):
         """
         request = self.request
         if request.called_directly:
-            _raise_current(exc or Retry("Task can be retried", None))
-        new_args, new_kwargs = self._retry_arguments(request, args, kwargs)
+            raise_current(exc or Retry("Task can be retried", None))
+        given: Mapping[str, Any] = options
+        if options:
+            given = check_call(self.name, options, self.app.conf, names=RETRY_NAMES)
+        if self._dump_arguments is not None:
+            dumped = self._dump_arguments(args or (), kwargs or {})
+            args, kwargs = (args and dumped[0]), (kwargs and dumped[1])
+        new_args, new_kwargs = retry_arguments(self.__signature__, request, args, kwargs)
         limit = self.max_retries if max_retries is None else max_retries
         if limit is not None and request.retries + 1 > limit:
             if exc is not None:
-                _raise_current(exc)
+                raise_current(exc)
             raise MaxRetriesExceededError(
                 f"Can't retry {self.name}[{request.id}] args:{tuple(new_args)} kwargs:{new_kwargs}",
                 task_args=new_args,
@@ -228,9 +364,15 @@ class Task(Generic[P, R]):
             )
         if eta is None and countdown is None:
             countdown = self.default_retry_delay
+        if isinstance(countdown, timedelta):
+            countdown = countdown.total_seconds()
         when = countdown if countdown is not None else eta
-        message = self.app._retry_message(request, new_args, new_kwargs, countdown, eta, options)
-        request.outbox.append(message)
+        if request.message is None:  # of `push_request`: there is no outcome to leave with
+            given = {**given, "countdown": countdown, "eta": eta, "retries": request.retries + 1}
+            self.signature_from_request(request, new_args, new_kwargs, **given).apply_async()
+        else:
+            message = self.app._retry_message(request, new_args, new_kwargs, countdown, eta, given)
+            request.outbox.append(message)
         retry = Retry(exc=exc, when=when, is_eager=request.is_eager)
         if throw:
             raise retry from exc
@@ -249,24 +391,11 @@ class Task(Generic[P, R]):
     def send_event(self, type_: str, **fields: Any) -> None:
         """Send a custom event; nothing listens until events are served."""
 
-    # -- handlers: override these ----------------------------------------------------------
-
-    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
-        """Called before each attempt."""
-
-    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
-        """Called after an attempt that returned."""
-
-    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called after an attempt that asked for another."""
-
-    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called when the task has failed for good."""
-
-    def after_return(
-        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
-    ) -> None:
-        """Called after each attempt, however it ended."""
+    def add_trail(self, result: Any) -> Any:
+        """Remember a result among `request.children`, unless `trail` is off; returns it."""
+        if self.trail:
+            self.request.children.append(result)
+        return result
 
     # -- arguments -------------------------------------------------------------------------
 
@@ -295,27 +424,22 @@ class Task(Generic[P, R]):
         except TypeError as error:
             raise TypeError(f"{self.name}{self.__signature__}: {error}") from None
 
-    def _retry_arguments(
-        self, request: Request, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
-    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        """What a retry is called with: the old arguments where new ones don't replace them by name."""
-        if args is None and kwargs is None:
-            return request.args, request.kwargs
-        if args is not None and kwargs is not None:
-            return tuple(args), kwargs
-        parameters = self.__signature__.parameters
-        names = [name for name, found in parameters.items() if found.kind is found.POSITIONAL_OR_KEYWORD]
-        if args is not None:
-            taken = set(list(parameters)[: len(args)]).intersection(names)
-            return tuple(args), {name: value for name, value in request.kwargs.items() if name not in taken}
-        assert kwargs is not None
-        try:
-            bound = self.__signature__.bind_partial(*request.args)
-        except TypeError:
-            return request.args, kwargs
-        replaced = {name: kwargs[name] for name in bound.arguments if name in kwargs and name in names}
-        bound.arguments.update(replaced)
-        return bound.args, {name: value for name, value in kwargs.items() if name not in replaced}
+    def _settle(self) -> None:
+        if self.app is None:
+            raise RuntimeError(
+                f"{type(self).__name__} is not a task of any app yet: app.register_task({type(self).__name__})"
+            )
+        self.app._settle(self)
+
+    def _prepared(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]]:
+        """A call as it is sent: with its shadow name, and with pydantic's models as plain data."""
+        if not options.get("shadow") and (shadow := self.shadow_name(args, kwargs, options)):
+            options = {**options, "shadow": shadow}
+        if self._dump_arguments is not None and (options.get("serializer") or self.serializer) != "pickle":
+            args, kwargs = self._dump_arguments(args, kwargs)
+        return args, kwargs, options
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -325,26 +449,38 @@ class Task(Generic[P, R]):
         return f"<@task: {self.name} of {self.app.main if self.app else None}>"
 
     def __reduce__(self) -> Any:
-        return _find_task, (self.name,)
+        return _find_task, (self.name, type(self).__module__)
+
+    if not TYPE_CHECKING:
+        Request = "celery.worker.request:Request"
+
+        def __class_getitem__(cls, parameters):
+            try:
+                return super().__class_getitem__(parameters)
+            except TypeError:  # Celery takes any parameters
+                return types.GenericAlias(cls, parameters)
+
+        def __getattr__(self, name):
+            if name in _LATER:
+                raise AttributeError(f"{self.name}.{name} is not part of this version of minicelery")
+            if self.app is not None and not self._settled and not name.startswith("__"):
+                self._settle()  # its base or its `__init__` may have it
+                return getattr(self, name)
+            raise AttributeError(f"task {self.name or type(self).__name__} has no attribute {name!r}")
 
 
-def _find_task(name: str) -> Task[..., Any]:
-    return get_current_app().tasks[name]
+if TYPE_CHECKING:
+
+    class CoroutineTask(Task[P, R]):
+        """A task made of an `async def` function, for type checkers: a call gives its coroutine."""
+
+        def __call__(  # type: ignore[override]  # its result is that of the coroutine
+            self, *args: P.args, **kwargs: P.kwargs
+        ) -> Coroutine[Any, Any, R]: ...
 
 
-def _raise_current(error: BaseException) -> NoReturn:
-    """Raise `error` with the exception being handled as its cause, or that one itself."""
-    current = sys.exc_info()[1]
-    if current is error or current is None:
-        raise error
-    raise error from current
-
-
-def retry_delay(retries: int, factor: float, longest: float, jitter: bool, rng: random.Random) -> int:
-    """Whole seconds before the attempt after number `retries` (0 = the first one).
-
-    Celery's rule: ``min(longest, max(1, int(factor)) * 2**retries)``; with `jitter` a random
-    number from 0 to that ("full jitter").
-    """
-    ceiling = int(min(longest, int(max(1.0, factor)) * 2.0 ** min(retries, 1000)))
-    return rng.randrange(ceiling + 1) if jitter else max(0, ceiling)
+def _find_task(name: str, module: str | None = None) -> Task[..., Any]:
+    tasks = get_current_app().tasks
+    if name not in tasks and module is not None:
+        importlib.import_module(module)
+    return tasks[name]

@@ -61,7 +61,7 @@ class EagerExecutor(Executor):
         self.accept |= {message.content_type}  # it comes from here
         self.details["outer"] = request_var.get()
         token = request_var.set(None)  # a task that runs another in itself is not its parent's attempt
-        had_loop = coroutines._here.loop is not None
+        had_loop = coroutines.has_loop()
         try:
             call = self.begin(Delivery(message, 0))
             if isinstance(call, Outcome):

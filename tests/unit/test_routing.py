@@ -26,6 +26,7 @@ from tests.unit import routing_oracle as oracle
 from tests.unit.test_call_budget import BUDGET, calls_of
 
 kombu = pytest.importorskip("kombu", reason="real Celery is the oracle")
+pytestmark = pytest.mark.filterwarnings("ignore:the task attribute:DeprecationWarning")  # as Celery warns
 
 MODULE = oracle.__name__
 

@@ -326,7 +326,7 @@ def test_an_argument_that_cannot_be_carried_is_named_with_its_type(app: Celery) 
         ({"countdown": float("nan")}, ValueError, "countdown"),
         ({"countdown": float("inf")}, ValueError, "countdown"),
         ({"eta": 5}, ValueError, "eta=5"),
-        ({"eta": "2026-01-01"}, ValueError, "eta"),
+        ({"eta": "tomorrow"}, ValueError, "eta='tomorrow'.*ISO 8601"),
         ({"eta": date(2026, 1, 1)}, ValueError, "eta"),
         ({"expires": "soon"}, ValueError, "expires='soon'"),
         ({"priority": "high"}, ValueError, "priority='high'"),
@@ -349,12 +349,11 @@ def test_an_argument_that_cannot_be_carried_is_named_with_its_type(app: Celery) 
         ({"shadow": object()}, EncodeError, "'shadow'"),
         ({"link": "notify"}, ImproperlyConfigured, r"link= of t takes signatures such as notify.s\(\)"),
         ({"link_error": [5]}, ImproperlyConfigured, "link_error="),
-        ({"serializer": "yaml"}, ImproperlyConfigured, "json or msgpack"),
         ({"serializer": "jsno"}, ImproperlyConfigured, "jsno"),
         ({"compression": "zilb"}, ImproperlyConfigured, "zilb"),
         ({"exchange": "topicx", "routing_key": "mail.eu"}, ImproperlyConfigured, "queue="),
     ],
-    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_an_option_that_cannot_work_is_refused_and_named(
     app: Celery, options: dict[str, Any], error: type[Exception], text: str
@@ -366,7 +365,9 @@ def test_an_option_that_cannot_work_is_refused_and_named(
 
 
 def test_options_of_a_call_reach_its_message(app: Celery) -> None:
-    task = app.task(lambda: None, name="t", priority=3, expires=60, time_limit=100, queue="own")
+    with pytest.warns(DeprecationWarning, match="(queue|priority)= of t is deprecated") as warned:
+        task = app.task(lambda: None, name="t", priority=3, expires=60, time_limit=100, queue="own")
+    assert len(warned) == 2 and warned[0].filename == __file__
     task.delay()
     (message,) = sent(app, "own")
     assert (message.priority, message.headers["timelimit"]) == (3, [100, None])

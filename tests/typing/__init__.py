@@ -1,0 +1,1 @@
+"""Programs of users, and what type checkers say of them."""
