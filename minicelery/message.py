@@ -20,6 +20,10 @@ from minicelery.exceptions import InvalidTaskError
 
 COUNT_HEADER = "x-delivery-count"
 """Header with the number of runs that died under a message; RabbitMQ's own name for it."""
+TURN_HEADER = "x-minicelery-turn"
+"""Header of a message that has waited for a limit: its place in the line, in unix seconds."""
+UNIQUE_HEADER = "x-minicelery-unique"
+"""Header of a unique call: the key under which there is no other one of its task."""
 
 
 @dataclass(slots=True)
@@ -40,6 +44,7 @@ class Message:
     due: float | None = None  # unix seconds; None = now
     expires: float | None = None  # unix seconds
     headers_text: str = ""  # the headers as JSON where they have been rendered; must agree with them
+    unique: tuple[str, float] | None = None  # not sent while another holds this key; for so many seconds
 
 
 @dataclass(slots=True)
@@ -56,6 +61,8 @@ class Delivery:
     raw: Any = None  # what the broker needs to put it back
     once: bool = False  # begun, it must not run again: early acknowledgement; set by `Executor.begin`
     let_go: bool = False  # the server does not keep it any more: its outcome counts, held or not
+    gates: tuple[str, ...] | None = None  # what its run holds of limits; None before they are asked
+    admitted: float = 0.0  # monotonic seconds; when they let it pass
 
 
 class Verdict(enum.Enum):
@@ -64,6 +71,7 @@ class Verdict(enum.Enum):
     ACK = "ack"
     REQUEUE = "requeue"  # to the front; counted if `deliveries` was raised
     REJECT = "reject"  # to the queue's dead letters
+    PARK = "park"  # into the line before a limit, see `Outcome.park`
 
 
 @dataclass(slots=True)
@@ -86,6 +94,8 @@ class Outcome:
     record: Record | None = None  # None when ignored
     publish: Sequence[Message] = ()  # retry, chain link, callbacks
     reason: str | None = None  # why it was rejected
+    release: tuple[str, ...] = ()  # what the message's id holds of limits and is now free
+    park: tuple[str, float] | None = None  # the limit it waits for, and since when
 
 
 @dataclass(slots=True)

@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from minicelery import serialization, signals
+from minicelery import announcing, serialization, signals
 from minicelery._state import request_var
 from minicelery.canvas import links_for_body
 from minicelery.exceptions import EncodeError, ImproperlyConfigured, QueueNotFound
+from minicelery.limits import of_task
 from minicelery.message import (
     HeadersTemplate,
     Message,
@@ -33,6 +34,7 @@ from minicelery.options import (
 from minicelery.request import Request
 from minicelery.result import AsyncResult
 from minicelery.routing.router import ADDRESS, Route, Router
+from minicelery.unique import UniqueCalls, mark
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -49,7 +51,7 @@ class Defaults:
     __slots__ = (
         "_templates",
         "attempts", "deadline", "compression", "direct_results", "expires", "ignore_result", "priority", "revision", "route", "routes",
-        "serializer", "soft_time_limit", "task", "time_limit", "trail",
+        "serializer", "soft_time_limit", "task", "time_limit", "unique",
     )  # fmt: skip
 
     def __init__(self, app: Celery, task: Task[Any, Any] | None, router: Router) -> None:
@@ -67,7 +69,6 @@ class Defaults:
         self.priority = task.priority if task else conf.task_default_priority
         self.ignore_result = bool(task.ignore_result) if task else None  # None: the worker decides
         self.expires = task.expires if task else None
-        self.trail = task.trail if task else True
         # Limits of the settings are the worker's own affair; the message names the task's.
         own = vars(task) | {} if task else {}
         kind = type(task)
@@ -75,6 +76,8 @@ class Defaults:
         self.soft_time_limit = own.get("soft_time_limit", _plain(kind, "soft_time_limit"))
         if self.priority is not None:
             check_priority(self.priority)
+        limits = of_task(task, conf) if task else None
+        self.unique = limits if limits is not None and limits.window else None
         self._templates: dict[tuple[str, str], HeadersTemplate] = {}
 
     def headers(self, name: str) -> HeadersTemplate:
@@ -117,6 +120,7 @@ class Sender:
         self.app = app
         self._nameless: Defaults | None = None  # for tasks this process does not know
         self._router: Router | None = None
+        self._unique = UniqueCalls(app)
 
     @property
     def router(self) -> Router:
@@ -150,8 +154,10 @@ class Sender:
         """Publish one call and return its result handle."""
         defaults = self.defaults(task)
         message = self.message(name, args, kwargs, options, defaults, new_id())
-        self.publish([message], options, defaults)
-        return self._result(message, name, options, defaults)
+        if defaults.unique is not None:
+            mark(message, defaults.unique, args, kwargs)
+        there = self.publish([message], options, defaults)
+        return self._result(message, name, options, defaults, there)
 
     def send_many(
         self,
@@ -170,19 +176,33 @@ class Sender:
             self.message(name, args, kwargs, options, defaults, id)
             for (args, kwargs), id in zip(calls, new_ids(len(calls)), strict=True)
         ]
-        self.publish(messages, options, defaults)
-        if request_var.get() is None and not defaults.ignore_result and not options:
+        if defaults.unique is not None:
+            for message, (args, kwargs) in zip(messages, calls, strict=True):
+                mark(message, defaults.unique, args, kwargs)
+        there = self.publish(messages, options, defaults)
+        if request_var.get() is None and not defaults.ignore_result and not options and not there:
             app = self.app
             return [AsyncResult(message.id, None, name, app) for message in messages]
-        return [self._result(message, name, options, defaults) for message in messages]
+        return [self._result(message, name, options, defaults, there) for message in messages]
 
     def _result(
-        self, message: Message, name: str, options: Mapping[str, Any], defaults: Defaults
+        self,
+        message: Message,
+        name: str,
+        options: Mapping[str, Any],
+        defaults: Defaults,
+        there: Mapping[str, str] | None,
     ) -> AsyncResult[Any]:
-        result: AsyncResult[Any] = AsyncResult(message.id, None, name, self.app)
+        id = there.get(message.id, message.id) if there else message.id
+        result: AsyncResult[Any] = AsyncResult(id, None, name, self.app)
         result._ignored = bool(message.headers["ignore_result"])
         request = request_var.get()
-        if request is not None and request.id and defaults.trail and options.get("add_to_parent", True):
+        if (
+            request is not None
+            and request.id
+            and request.task_object.trail
+            and options.get("add_to_parent", True)
+        ):
             request.children.append(result)
         return result
 
@@ -193,12 +213,14 @@ class Sender:
         messages: list[Message],
         options: Mapping[str, Any] | None = None,
         defaults: Defaults | None = None,
-    ) -> None:
-        """Hand the messages to the broker, within the publish deadline.  Raises OperationalError."""
+    ) -> Mapping[str, str] | None:
+        """Hand the messages to the broker, within the publish deadline.  Raises OperationalError.
+
+        Returns the ids of unique calls that are not sent, with that of the one that is there.
+        """
         if signals.before_task_publish.receivers:
             for message in messages:
-                self._announce(signals.before_task_publish, message, options or {})
-                message.headers_text = ""  # a receiver may have changed the headers
+                announcing.before(self.app, message, options or {})
         defaults = defaults or self.defaults(None)
         attempts = defaults.attempts
         if options and ("retry" in options or "retry_policy" in options):
@@ -211,10 +233,21 @@ class Sender:
             if message.exchange:
                 copies = self.expand(messages)
                 break
-        broker.publish(copies, deadline=defaults.deadline, attempts=attempts)
-        if signals.after_task_publish.receivers:
+        if defaults.unique is None:
+            there = broker.publish(copies, deadline=defaults.deadline, attempts=attempts)
+        else:
+            there = self._unique.publish(copies, defaults, attempts)
+        if there and defaults.direct_results:
+            self.app.backend.forget(list(there))
+        if signals.after_task_publish.receivers or signals.task_sent.receivers:
             for message in messages:
-                self._announce(signals.after_task_publish, message, options or {})
+                if not there or message.id not in there:
+                    announcing.after(message)
+        return there
+
+    def close(self) -> None:
+        """Close the connections that only senders have."""
+        self._unique.close()
 
     def _ask_for_replies(self, messages: Sequence[Message]) -> None:
         """Have the results of the calls sent to this app: ``rpc://``."""
@@ -232,31 +265,6 @@ class Sender:
         if getattr(broker, "has_exchanges", False):
             return list(messages)
         return [copy for message in messages for copy in self.router.expand(message)]
-
-    def _announce(self, signal: Any, message: Message, options: Mapping[str, Any]) -> None:
-        body: Any = message.body
-        try:
-            body = serialization.loads(
-                message.body,
-                message.content_type,
-                message.content_encoding,
-                frozenset({message.content_type}),
-            )
-        except Exception:  # compressed: listeners get the bytes
-            body = message.body
-        common = {
-            "body": body,
-            "exchange": message.exchange,
-            "routing_key": message.routing_key,
-            "headers": message.headers,
-        }
-        if signal is signals.before_task_publish:
-            common |= {
-                "properties": message.properties,
-                "declare": [],
-                "retry_policy": options.get("retry_policy") or self.app.conf.task_publish_retry_policy,
-            }
-        signal.send(sender=message.task, **common)
 
     # -- building --------------------------------------------------------------------------
 
@@ -329,6 +337,8 @@ class Sender:
             body, content_type, encoding = encode_body(args, kwargs, serializer, links)
         except EncodeError as error:
             raise self._explain(error, name, args, kwargs, serializer) from error
+        except ImproperlyConfigured as error:  # an unknown serializer, or one whose extra is missing
+            raise ImproperlyConfigured(f"{name}: {error}") from error
         hard = defaults.time_limit if get("time_limit") is None else get("time_limit")
         soft = defaults.soft_time_limit if get("soft_time_limit") is None else get("soft_time_limit")
         check_limits(hard, soft, name)
@@ -403,7 +413,10 @@ class Sender:
         return None if priority is None else check_priority(priority)
 
     def _compress(self, message: Message, name: str) -> None:
-        message.body, message.headers["compression"] = serialization.compress(message.body, name)
+        try:
+            message.body, message.headers["compression"] = serialization.compress(message.body, name)
+        except ImproperlyConfigured as error:
+            raise ImproperlyConfigured(f"{message.task}: {error}") from error
         message.headers_text = ""
 
     def _explain(

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from minicelery.broker.url import AMQP_SCHEMES, ServerURL, parse_urls
 from minicelery.exceptions import ImproperlyConfigured
+from minicelery.limits import Ask, TaskLimits, Wait, of_task
 from minicelery.message import DeadLetter, Delivery, Message, Outcome, Record
 
 LEASE = 12.0
@@ -40,7 +41,9 @@ class Consumer(Protocol):
         Order of effects for each outcome: record, publish, verdict; of several that go back
         to the front, the last one ends up foremost.  An outcome whose
         receipt is no longer held is skipped whole, so calling again with the same
-        `done` is safe.  `want=0` only settles.  With `want` > 0 and `wait` = 0 it fetches
+        `done` is safe.  What an outcome releases is free again in the same step, and a message
+        that is parked waits in its line, or is back at the front of its queue where there is room
+        meanwhile.  `want=0` only settles.  With `want` > 0 and `wait` = 0 it fetches
         what is there.  Raises BrokerUnavailable (or BackendUnavailable): nothing is lost, call again.
         """
 
@@ -91,10 +94,11 @@ class Broker(Protocol):
 
     def publish(
         self, messages: Sequence[Message], *, deadline: float | None = None, attempts: int | None = None
-    ) -> None:
+    ) -> Mapping[str, str] | None:
         """Put every message on its queue, or into its delay, in as few trips as it can.
 
-        `deadline` is the seconds all attempts may take in total (None: 5), `attempts` how
+        Returns the ids of those that are not sent, as another call holds their `unique` key, and
+        the id of that one; None where all are.  `deadline` is the seconds all attempts may take in total (None: 5), `attempts` how
         many there may be (None: as many as fit).  A repeated attempt never sends twice.
         Raises OperationalError naming the server and a hint.
         """
@@ -112,7 +116,7 @@ class Broker(Protocol):
         """Messages ready in `queue`: neither held by a consumer nor delayed."""
 
     def delayed(self, queue: str) -> int | None:
-        """Messages of `queue` that wait for their time; None where the server can't tell."""
+        """Messages of `queue` that wait for their time, or for a limit; None where it can't tell."""
 
     def dead(self, queue: str) -> int:
         """How many dead letters of `queue` are kept."""
@@ -167,6 +171,70 @@ class Backend(Protocol):
         """Close every connection; the backend may be used again and then reconnects."""
 
 
+class Limits(Protocol):
+    """A store of limits.  Thread-safe; after a fork each process connects anew.
+
+    Each call is one trip, and raises OperationalError where the store can't be reached.
+    """
+
+    parks: bool
+    """Whether what waits stays in this store: it is the broker's own, and its `publish` knows of
+    unique calls, its consumers of `Outcome.release` and `Outcome.park`."""
+
+    def admit(self, ask: Ask) -> Wait | None:
+        """None where the call may begin, and all it needs is its own now; else what it waits for.
+
+        Who has a place in the room keeps it when it asks again.
+        """
+
+    def renew(self, places: Sequence[tuple[str, str, float]]) -> None:
+        """Keep places in rooms: gate, holder, and for how many seconds from now."""
+
+    def free(self, holder: str, release: Sequence[str], took: float = 0.0) -> None:
+        """Release what `holder` has; `took` is how long it had it, in seconds."""
+
+    def claim(self, key: str, holder: str, seconds: float) -> str:
+        """Who holds the unique key: `holder`, unless another did before."""
+
+    def close(self) -> None:
+        """Close every connection; the store may be used again and then reconnects."""
+
+
+def open_limits(app: Any) -> Limits | None:
+    """Where the limits of the app's tasks are kept; None where no task has any.
+
+    That is the broker, or the store that `task_limits_url` names.  Raises ImproperlyConfigured
+    where the broker can't, and no store is named; ValueError for an option that can't be right.
+    """
+    conf = app.conf
+    limited = [found for task in app.tasks.values() if (found := of_task(task, conf)) is not None]
+    if not limited:
+        return None
+    url = conf.task_limits_url
+    return limits_store(app.broker, url and app._placed(url), limited)
+
+
+def limits_store(broker: Broker, url: str | None, limited: Sequence[TaskLimits]) -> Limits:
+    """The store for the tasks `limited`.  Raises ImproperlyConfigured naming them."""
+    own: Any = getattr(broker, "limits", None)
+    if not url and own is not None:
+        kept: Limits = own(parks=True)
+        return kept
+    names = ", ".join(sorted(limits.name for limits in limited)[:5]) + (", …" if len(limited) > 5 else "")
+    if not url:
+        raise ImproperlyConfigured(
+            f"the limits of {names} (rate_limit, concurrency_limit, unique) can't be kept by {broker.url}: "
+            "set task_limits_url to a redis:// or sqlite:/// URL, where all workers and callers keep them"
+        )
+    store: Any = getattr(open_broker(url), "limits", None)
+    if store is None:
+        raise ImproperlyConfigured(
+            f"task_limits_url can't keep the limits of {names}: expected a redis:// or sqlite:/// URL"
+        )
+    found: Limits = store(parks=False)
+    return found
+
+
 _BROKERS = {
     "memory": "minicelery.broker.memory:MemoryBroker",
     "redis": "minicelery.broker.redis:RedisBroker",
@@ -208,7 +276,9 @@ def open_backend(url: str, *, options: Mapping[str, Any] | None = None) -> Backe
     return backend
 
 
-def open_replies(broker: Broker, *, expires: Any = None, persistent: bool | None = None) -> Backend:
+def open_replies(
+    broker: Broker, *, expires: Any = None, persistent: bool | None = None, serializer: str = "json"
+) -> Backend:
     """Results that go straight to who asked for them, through `broker`: ``rpc://``.
 
     Raises ImproperlyConfigured where the broker has no reply queues.
@@ -219,7 +289,7 @@ def open_replies(broker: Broker, *, expires: Any = None, persistent: bool | None
             f"result_backend='rpc://' needs RabbitMQ as broker, and it is {broker.url}; "
             "use the broker's own server as result_backend as well"
         )
-    backend: Backend = open_them(expires, persistent)
+    backend: Backend = open_them(expires, persistent, serializer)
     return backend
 
 

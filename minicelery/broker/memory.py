@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minicelery.broker import LEASE, Backend, Leased
+from minicelery.broker.memory_limits import MemoryGates, MemoryLimits
 from minicelery.broker.url import ServerURL
-from minicelery.message import DeadLetter, Delivery, Message, Outcome, Record, Verdict
+from minicelery.message import TURN_HEADER, DeadLetter, Delivery, Message, Outcome, Record, Verdict
 from minicelery.states import SUCCESS
 
 TENDING_GAP = 3.0
@@ -27,56 +28,78 @@ TENDING_GAP = 3.0
 
 
 @dataclass(slots=True)
-class _Entry:
+class Entry:
     """A message and what has happened to it."""
 
     message: Message
     deliveries: int = 0
     started: bool = False
     reason: str | None = None
+    first: bool = False  # to the front of its queue when it is due
+    turn: float | None = None  # it has waited for a limit since then
 
 
 @dataclass
-class _Store:
+class Store:
     """One named store.  Every field is read and written under `changed`."""
 
     changed: threading.Condition = field(default_factory=threading.Condition)
-    ready: dict[str, dict[int, deque[_Entry]]] = field(default_factory=dict)  # queue -> priority -> entries
-    delayed: list[tuple[float, int, _Entry]] = field(default_factory=list)  # a heap
-    held: dict[str, dict[int, _Entry]] = field(default_factory=dict)  # consumer -> receipt -> entry
+    ready: dict[str, dict[int, deque[Entry]]] = field(default_factory=dict)  # queue -> priority -> entries
+    delayed: list[tuple[float, int, Entry]] = field(default_factory=list)  # a heap
+    held: dict[str, dict[int, Entry]] = field(default_factory=dict)  # consumer -> receipt -> entry
     leases: dict[str, float] = field(default_factory=dict)
     dead: dict[str, list[DeadLetter]] = field(default_factory=dict)
     topics: dict[str, dict[str, tuple[float, bytes]]] = field(default_factory=dict)
     results: dict[str, tuple[Record, float]] = field(default_factory=dict)  # with the time they expire
+    uniques: dict[str, tuple[str, float]] = field(default_factory=dict)  # key -> holder, until
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     tended: float = float("-inf")
     reap_from: float = float("inf")
+
+    def __post_init__(self) -> None:
+        self.gates = MemoryGates(self)
+
+    def claim(self, key: str, holder: str, seconds: float) -> str:
+        """Who holds the key: `holder`, unless another did before."""
+        now = time.time()
+        found, until = self.uniques.get(key, (holder, 0.0))
+        if found != holder and until > now:
+            return found
+        self.uniques[key] = (holder, now + seconds)
+        return holder
 
     def add(self, message: Message) -> None:
         # A copy: what a real server hands out shares nothing with what was sent.
         message = replace(message, headers=dict(message.headers), properties=dict(message.properties))
         if message.due is not None and message.due > time.time():
-            heapq.heappush(self.delayed, (message.due, next(self.numbers), _Entry(message)))
+            heapq.heappush(self.delayed, (message.due, next(self.numbers), Entry(message)))
         else:
-            self.lane(message).append(_Entry(message))
+            self.lane(message).append(Entry(message))
 
-    def lane(self, message: Message) -> deque[_Entry]:
+    def lane(self, message: Message) -> deque[Entry]:
         """The entries of the message's queue and priority, first come first served."""
         return self.ready.setdefault(message.queue, {}).setdefault(message.priority or 0, deque())
 
-    def put_back(self, entry: _Entry) -> None:
+    def put_back(self, entry: Entry) -> None:
         entry.started, entry.reason = False, None
         self.lane(entry.message).appendleft(entry)
 
     def release_due(self, now: float) -> None:
+        first = []
         while self.delayed and self.delayed[0][0] <= now:
             entry = heapq.heappop(self.delayed)[2]
-            self.lane(entry.message).append(entry)
+            if entry.first:
+                first.append(entry)
+            else:
+                self.lane(entry.message).append(entry)
+        for entry in reversed(first):
+            entry.first = False
+            self.lane(entry.message).appendleft(entry)
 
     def next_due(self, queues: Collection[str]) -> float | None:
         return min((due for due, _, entry in self.delayed if entry.message.queue in queues), default=None)
 
-    def pop(self, queues: Iterable[str]) -> _Entry | None:
+    def pop(self, queues: Iterable[str]) -> Entry | None:
         """The most urgent entry of `queues`; of equals, one from the queue named first."""
         lanes = (
             (priority, turn, lane)
@@ -99,11 +122,11 @@ class _Store:
         return record if expires > now else None
 
 
-_stores: dict[str, _Store] = {}
+_stores: dict[str, Store] = {}
 
 
-def _open(server: ServerURL) -> _Store:
-    return _stores.setdefault(server.host, _Store())
+def _open(server: ServerURL) -> Store:
+    return _stores.setdefault(server.host, Store())
 
 
 class MemoryBroker:
@@ -116,11 +139,23 @@ class MemoryBroker:
 
     def publish(
         self, messages: Sequence[Message], *, deadline: float | None = None, attempts: int | None = None
-    ) -> None:
+    ) -> dict[str, str] | None:
+        there: dict[str, str] = {}
         with self._store.changed:
             for message in messages:
+                if message.unique is not None:
+                    key, seconds = message.unique
+                    holder = self._store.claim(key, message.id, seconds)
+                    if holder != message.id:
+                        there[message.id] = holder
+                        continue
                 self._store.add(message)
             self._store.changed.notify_all()
+        return there or None
+
+    def limits(self, *, parks: bool) -> MemoryLimits:
+        """Where the limits are kept: here."""
+        return MemoryLimits(self._store, parks)
 
     def consumer(self, queues: Sequence[str], name: str, backend: Backend | None) -> MemoryConsumer:
         return MemoryConsumer(self._store, queues, name, backend, self._lease)
@@ -134,6 +169,10 @@ class MemoryBroker:
             for id in [id for id, (_, expires) in store.results.items() if expires <= now]:
                 del store.results[id]
             store.leases.update(dict.fromkeys(alive, now + self._lease))
+            for name in list(store.gates.lines):
+                store.gates.look(name, now)
+                store.changed.notify_all()
+            store.uniques = {key: held for key, held in store.uniques.items() if held[1] > now}
             if now < store.reap_from:
                 return []
             return [
@@ -151,16 +190,23 @@ class MemoryBroker:
     def delayed(self, queue: str) -> int:
         with self._store.changed:
             self._store.release_due(time.time())
-            return sum(entry.message.queue == queue for _, _, entry in self._store.delayed)
+            waiting = self._store.gates.waiting(queue)
+            return waiting + sum(entry.message.queue == queue for _, _, entry in self._store.delayed)
 
     def purge(self, queue: str) -> int:
-        with self._store.changed:
-            dropped = sum(len(lane) for lane in self._store.ready.pop(queue, {}).values())
-            kept = [item for item in self._store.delayed if item[2].message.queue != queue]
-            dropped += len(self._store.delayed) - len(kept)
-            heapq.heapify(kept)
-            self._store.delayed = kept
-        return dropped
+        store = self._store
+        with store.changed:
+            lines = store.gates.lines.values()
+            waiting = [entry for line in lines for _, _, entry in line] + [item[2] for item in store.delayed]
+            gone = [entry.message.id for entry in waiting if entry.message.queue == queue]
+            for lane in store.ready.pop(queue, {}).values():
+                gone += [entry.message.id for entry in lane]
+            store.delayed = [item for item in store.delayed if item[2].message.queue != queue]
+            heapq.heapify(store.delayed)
+            store.gates.drop(queue)
+            ids = set(gone)
+            store.uniques = {key: held for key, held in store.uniques.items() if held[0] not in ids}
+        return len(gone)
 
     def dead(self, queue: str) -> int:
         with self._store.changed:
@@ -189,7 +235,7 @@ class MemoryConsumer(Leased):
     """The consumer; see `minicelery.broker.Consumer`."""
 
     def __init__(
-        self, store: _Store, queues: Sequence[str], name: str, backend: Backend | None, lease: float
+        self, store: Store, queues: Sequence[str], name: str, backend: Backend | None, lease: float
     ) -> None:
         self.name = name
         self._store = store
@@ -265,6 +311,7 @@ class MemoryConsumer(Leased):
     def _settle(self, done: Sequence[Outcome]) -> None:
         store = self._store
         mine = store.held.get(self.name, {})
+        now = time.time()
         given_back = []
         for outcome in done:
             entry = mine.pop(outcome.delivery.receipt, None)
@@ -274,12 +321,17 @@ class MemoryConsumer(Leased):
                 store.keep(outcome.record)
             for message in outcome.publish:
                 store.add(message)
-            if outcome.verdict is Verdict.REQUEUE:
+            if outcome.park is not None:
+                entry.started, entry.reason = False, None
+                store.gates.park(*outcome.park, entry, now)
+            elif outcome.verdict is Verdict.REQUEUE or outcome.verdict is Verdict.PARK:
                 entry.deliveries = max(entry.deliveries, outcome.delivery.deliveries)
                 given_back.append((outcome.delivery.receipt, entry))
             elif outcome.verdict is Verdict.REJECT:
                 letter = _dead_letter(entry.message, outcome.reason or "rejected")
                 store.dead.setdefault(entry.message.queue, []).append(letter)
+            if outcome.release:
+                store.gates.free(entry.message.id, outcome.release, now)
         for _, entry in sorted(given_back, key=lambda item: item[0], reverse=True):
             store.put_back(entry)
         store.changed.notify_all()
@@ -306,10 +358,12 @@ class MemoryConsumer(Leased):
         self._renew()
         return True
 
-    def _delivery(self, receipt: int, entry: _Entry) -> Delivery:
+    def _delivery(self, receipt: int, entry: Entry) -> Delivery:
         headers = dict(entry.message.headers)
         if entry.started or entry.deliveries:
             headers["redelivered"] = True
+        if entry.turn is not None:
+            headers[TURN_HEADER] = entry.turn
         return Delivery(
             replace(entry.message, headers=headers, due=None),
             receipt,

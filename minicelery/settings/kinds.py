@@ -177,7 +177,12 @@ def _one_of(served: tuple[Any, ...]) -> str:
     return " or ".join(map(repr, served))
 
 
+def _secret(value: Any) -> str | bytes:
+    return bytes(value) if isinstance(value, bytes) and value else _text(value)
+
+
 TEXT = Kind("text", _text, str)
+SECRET = Kind("text or bytes", _secret, str)
 PATH = Kind("a path", _path, str)
 PLAIN_TEXT = Kind("text, may be empty", lambda value: value if value == "" else _text(value), str)
 
@@ -285,10 +290,24 @@ def _content(value: Any) -> tuple[str, ...]:
         raise ValueError(f"write [{value!r}]")
     names = _names(value)
     if wrong := [name for name in names if "/" not in name and name not in CONTENT_TYPES]:
-        raise ValueError(f"no serializer is named {wrong[0]!r}; there are {', '.join(CONTENT_TYPES)}")
+        raise ValueError(_unknown_serializer(wrong[0]))
     if not accepted(names) & accepted(SERVED):
-        raise ValueError(f"of these none is served yet; add {' or '.join(map(repr, SERVED))}")
+        raise ValueError(f"of these none is known; add {' or '.join(map(repr, SERVED))}")
     return names
+
+
+def _serializer(value: Any) -> str:
+    from minicelery.serialization import CONTENT_TYPES
+
+    if isinstance(value, str) and value in CONTENT_TYPES:
+        return value
+    raise ValueError(_unknown_serializer(value) if isinstance(value, str) else "")
+
+
+def _unknown_serializer(name: str) -> str:
+    from minicelery.serialization import unknown_serializer
+
+    return f"{unknown_serializer(name)}; others are added with minicelery.serialization.register, before they are named"
 
 
 def _split(text: str) -> list[str]:
@@ -303,8 +322,12 @@ MAPPING = Kind("a mapping", _mapping)
 MODULES = Kind("a list or tuple of module names", _modules, _split)
 CONTENT = Kind("a list, tuple or set of serializer names or content types", _content, _split)
 ANYTHING = optional(Kind("any value", _anything, str))
-SERIALIZER = choice("json", "msgpack", later=("yaml", "pickle", "auth"))
-COMPRESSION = choice("zlib", "gzip", "bzip2", "bzip", "zstd", "zstandard", later=("lzma", "xz", "brotli"))
+SERIALIZER = Kind(
+    f"{_one_of(('json', 'msgpack', 'yaml', 'pickle', 'auth'))}, or the name of a registered serializer",
+    _serializer,
+    str.strip,
+)
+COMPRESSION = choice("zlib", "gzip", "bzip2", "bzip", "lzma", "xz", "brotli", "zstd", "zstandard")
 DELIVERY_MODE = choice(1, 2, aliases={"transient": 1, "persistent": 2})
 
 

@@ -13,7 +13,6 @@ BEAT = "beat comes with a later version"
 EVENTS = "task events come with a later version"
 CONTROL = "remote control comes with a later version"
 SQL = "results in an SQL database come with a later version"
-SIGNED = "signed messages come with a later version"
 IN_URL = "say it in broker_url: scheme://user:password@host:port/vhost"
 NO_EXCHANGE = "results go to the store of result_backend, not to an exchange"
 
@@ -61,14 +60,6 @@ _DATABASE = (
     Setting("database_table_schemas", None, optional(kinds.MAPPING), "", "of the tables", SQL),
     Setting("database_table_names", None, optional(kinds.MAPPING), "", "of the tables", SQL),
     Setting("database_create_tables_at_setup", True, kinds.BOOLEAN, "", "make them at the start", SQL),
-)
-
-_SECURITY = (
-    Setting("security_key", None, optional(kinds.PATH), "", "file of the key to sign with", SIGNED, True),
-    Setting("security_key_password", None, kinds.ANYTHING, "", "of that key", SIGNED, True),
-    Setting("security_certificate", None, optional(kinds.PATH), "", "file of its certificate", SIGNED, True),
-    Setting("security_cert_store", None, optional(kinds.PATH), "", "files of those trusted", SIGNED, True),
-    Setting("security_digest", "sha256", kinds.TEXT, "", "to sign with", SIGNED, True),
 )
 
 _OBSOLETE = (
@@ -135,5 +126,5 @@ def _stores() -> tuple[Setting, ...]:
     )
 
 
-NOT_SERVED = (*_BEAT, *_EVENT, *_CONTROL, *_DATABASE, *_SECURITY, *_OBSOLETE, *_stores())
+NOT_SERVED = (*_BEAT, *_EVENT, *_CONTROL, *_DATABASE, *_OBSOLETE, *_stores())
 """Their rows of the table."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from minicelery.settings import kinds
-from minicelery.settings.kinds import Setting, choice, optional, seconds, whole
+from minicelery.settings.kinds import Kind, Setting, choice, optional, seconds, whole
 from minicelery.settings.not_served import LATER, NOT_SERVED
 
 __all__ = ["GROUPS", "OWN", "TABLE", "Setting", "as_markdown"]
@@ -23,13 +25,26 @@ DAY = 24 * 60 * 60.0
 AMQP = "RabbitMQ comes with a later version"
 EVENTS = "task events come with a later version"
 CONTROL = "remote control comes with a later version"
-RATES = "rate limits come with a later version"
 CHORDS = "chords come with a later version"
 AT_ONCE = "a dead child is noticed, settled and replaced at once"
 IN_URL = "name the server in result_backend"
 LOGGING = "handlers that the program has set up are left alone"
 RECONNECTS = "connections are opened anew, with growing pauses, until they hold"
 ENGINE = "this engine has no such part"
+
+
+def _rate(value: Any) -> Any:
+    # Imported here: the modules of settings stay cheap to import.
+    from minicelery.limits import interval_of
+
+    try:
+        interval_of(value, "")
+    except ValueError:
+        raise ValueError from None  # the kind says what is expected
+    return value
+
+
+RATE = Kind("a rate such as '10/m', '3/s', or a number per second", _rate, str)
 
 _GENERAL = (
     Setting("accept_content", ("json",), kinds.CONTENT, "", "what messages may be written in"),
@@ -56,7 +71,7 @@ _TASK = (
     Setting("task_always_eager", False, kinds.BOOLEAN, "", "run tasks at once, in the caller"),
     Setting("task_eager_propagates", False, kinds.BOOLEAN, "", "let exceptions of eager tasks through"),
     Setting("task_store_eager_result", False, kinds.BOOLEAN, "", "store the results of eager tasks"),
-    Setting("task_annotations", None, kinds.ANYTHING, "", "attributes to change on tasks", LATER),
+    Setting("task_annotations", None, kinds.ANYTHING, "", "attributes to change on tasks, by their names"),
     Setting("task_compression", None, optional(kinds.COMPRESSION), "", "how message bodies are compressed"),
     Setting("task_create_missing_queues", True, kinds.BOOLEAN, "", "queues not in task_queues: on first use"),
     Setting("task_create_missing_queue_type", "classic", kinds.QUEUE_TYPE, "", "of these, on RabbitMQ"),
@@ -79,7 +94,7 @@ _TASK = (
         "of queues that name none; None: as the default queue",
     ),
     Setting("task_default_delivery_mode", 2, kinds.DELIVERY_MODE, "", "2 or 'persistent', 1 or 'transient'"),
-    Setting("task_default_rate_limit", None, kinds.ANYTHING, "", "such as '10/m'", RATES),
+    Setting("task_default_rate_limit", None, optional(RATE), "", "of tasks that have none, each its own"),
     Setting("task_default_priority", None, optional(whole(0, 255)), "", "of tasks that name none"),
     Setting(
         "task_queue_max_priority", None, optional(whole(0, 255)), "",
@@ -108,12 +123,12 @@ _WORKER = (
     Setting(
         "worker_pool", "prefork",
         choice(
-            "prefork", "solo", later=("threads", "gevent", "eventlet", "asyncio", "custom"),
+            "prefork", "threads", "asyncio", "solo", later=("gevent", "eventlet", "custom"),
             aliases={"processes": "prefork"},
         ),
         "", "how tasks run side by side",
     ),
-    Setting("worker_pool_start_method", "fork", choice("fork", later=("spawn",)), "", "of children"),
+    Setting("worker_pool_start_method", "fork", choice("fork", "spawn"), "", "of children"),
     Setting("worker_prefetch_multiplier", 4, kinds.COUNT, "messages", "fetched per child; 0: many"),
     Setting("worker_disable_prefetch", False, kinds.BOOLEAN, "", "fetch only for free children", LATER),
     Setting("worker_eta_task_limit", None, optional(kinds.COUNT), "messages", "delayed ones held", ENGINE),
@@ -131,7 +146,7 @@ _WORKER = (
     Setting("worker_state_db", None, optional(kinds.PATH), "", "revoked ids", "the broker keeps them"),
     Setting("worker_send_task_events", False, kinds.BOOLEAN, "", "emit events of tasks", EVENTS),
     Setting("worker_enable_remote_control", True, kinds.BOOLEAN, "", "answer inspect and control", CONTROL),
-    Setting("worker_disable_rate_limits", False, kinds.BOOLEAN, "", "there are none in this version"),
+    Setting("worker_disable_rate_limits", False, kinds.BOOLEAN, "", "start tasks at any rate"),
     Setting("worker_direct", False, kinds.BOOLEAN, "", "a queue for each worker, <node>.dq2"),
     Setting("worker_lost_wait", 10.0, kinds.SECONDS, "s", "before a dead child's task counts as lost", AT_ONCE),
     Setting("worker_proc_alive_timeout", 4.0, kinds.SECONDS, "s", "a child may take to start", AT_ONCE),
@@ -148,7 +163,7 @@ _WORKER = (
     Setting("worker_timer", None, optional(kinds.TEXT), "", "class of the timer", ENGINE),
     Setting("worker_timer_precision", 1.0, kinds.SECONDS, "s", "longest sleep of the timer", ENGINE),
     Setting("worker_agent", None, optional(kinds.TEXT), "", "class of the agent", ENGINE),
-    Setting("worker_autoscaler", "celery.worker.autoscale:Autoscaler", kinds.TEXT, "", "its class", LATER),
+    Setting("worker_autoscaler", "celery.worker.autoscale:Autoscaler", kinds.TEXT, "", "its class", ENGINE),
     Setting("worker_consumer", "celery.worker.consumer:Consumer", kinds.TEXT, "", "its class", ENGINE),
 )  # fmt: skip
 
@@ -178,7 +193,7 @@ _RESULT = (
     Setting("result_failure_expires", None, optional(kinds.DURATION), "s", "failures; None: as the others"),
     Setting("result_chord_expires", None, optional(kinds.DURATION), "s", "what chords store", CHORDS),
     Setting("result_serializer", "json", kinds.SERIALIZER, "", "what results are written in"),
-    Setting("result_compression", None, optional(kinds.COMPRESSION), "", "how they are compressed", LATER),
+    Setting("result_compression", None, optional(kinds.COMPRESSION), "", "how they are compressed; not with rpc://"),
     Setting("result_extended", False, kinds.BOOLEAN, "", "store name, arguments, worker and queue too"),
     Setting("result_persistent", None, optional(kinds.BOOLEAN), "", "rpc results survive a restart"),
     Setting("result_cache_max", -1, optional(whole(-1)), "results", "cached by the caller", ENGINE),
@@ -219,7 +234,15 @@ OWN = (
     ),
     Setting("strict_config", False, kinds.BOOLEAN, "", "unknown settings are errors, not warnings"),
     Setting("task_delivery_cap", 3, whole(1), "runs", "that may die under a message before it is given up"),
+    Setting(
+        "task_limits_url", None, kinds.BROKER_URL, "",
+        "redis:// or sqlite:///: where the limits of tasks are kept; None: the broker",
+    ),
     Setting("task_publish_deadline", 5.0, seconds(above=0), "s", "all attempts to send may take in total"),
+    Setting(
+        "worker_processes", None, optional(whole(1)), "children",
+        "that the concurrency of the threads and asyncio pools is spread over; None: 1, or one per CPU for 100 tasks each",
+    ),
     Setting("worker_lease", 12.0, seconds(above=0), "s", "a silent worker keeps its messages"),
     Setting(
         "worker_unregistered_task", "discard", choice("discard", "requeue", "dead-letter"), "",
@@ -228,9 +251,21 @@ OWN = (
 )  # fmt: skip
 """The settings that Celery does not have."""
 
+_SECURITY = (
+    Setting("security_key", None, optional(kinds.PATH), "", "file of the private key that signs messages, in PEM form"),
+    Setting("security_key_password", None, optional(kinds.SECRET), "", "of that key"),
+    Setting("security_certificate", None, optional(kinds.PATH), "", "file of its certificate"),
+    Setting("security_cert_store", None, optional(kinds.PATH), "", "folder of the certificates that are trusted, or a pattern"),
+    Setting(
+        "security_digest", "sha256",
+        choice("sha256", "sha384", "sha512", "sha224", "sha3_256", "sha3_384", "sha3_512"), "",
+        "what signatures are made with; the same wherever messages are signed or read",
+    ),
+)  # fmt: skip
+
 TABLE: dict[str, Setting] = {
     row.name: row
-    for rows in (_GENERAL, _TASK, _WORKER, _BROKER, _RESULT, _REDIS, NOT_SERVED, OWN)
+    for rows in (_GENERAL, _TASK, _WORKER, _BROKER, _RESULT, _REDIS, _SECURITY, NOT_SERVED, OWN)
     for row in rows
 }
 """Every setting by its name."""

@@ -17,8 +17,10 @@ from minicelery.broker.redis import scripts
 from minicelery.broker.redis.bindings import Binding, read_bindings
 from minicelery.broker.redis.consumer import RedisConsumer
 from minicelery.broker.redis.envelope import SEPARATOR, encode, step_of
+from minicelery.broker.redis.limits import PURGE, RedisLimits, milliseconds
 from minicelery.broker.redis.link import FAILED, LOST, Pool, Server
 from minicelery.broker.redis.lookout import Lookout
+from minicelery.broker.redis.restore import RESTORE
 from minicelery.broker.url import ServerURL
 from minicelery.exceptions import BrokerUnavailable, ImproperlyConfigured, OperationalError
 from minicelery.message import DeadLetter, Message, new_ids
@@ -48,6 +50,7 @@ class RedisBroker:
         self.server = Server(url, options)
         self.url = url.masked
         self.prefix: str = options.get("global_keyprefix") or url.query.get("global_keyprefix") or ""
+        self.base = f"{self.prefix}minicelery."
         self.lease = float(options.get("lease") or LEASE)
         self.pool = Pool(self.server, pool_limit(options))
         self.delays: str = options.get("delays") or "auto"
@@ -63,7 +66,7 @@ class RedisBroker:
 
     def publish(
         self, messages: Sequence[Message], *, deadline: float | None = None, attempts: int | None = None
-    ) -> None:
+    ) -> dict[str, str] | None:
         """See `Broker.publish`.  A repeated attempt never puts a message there twice."""
         end = time.monotonic() + (PUBLISH_DEADLINE if deadline is None else deadline)
         try:
@@ -71,9 +74,9 @@ class RedisBroker:
             try:
                 if len(messages) == 1:
                     slot.sequence += 1
-                    self._insist(slot, *self._one(messages[0]), end, attempts)
-                else:
-                    self._publish_chunks(slot, self._chunks(messages), end, attempts)
+                    answer = self._insist(slot, *self._one(messages[0]), end, attempts)
+                    return None if type(answer) is int else _pairs(answer)
+                return self._publish_chunks(slot, self._chunks(messages), end, attempts)
             finally:
                 self.pool.put_back(slot)
         except LOST as error:
@@ -84,9 +87,17 @@ class RedisBroker:
     def _one(self, message: Message) -> tuple[list[str], list[Any]]:
         step = step_of(message.priority) if message.priority else "0"
         keys = [self.prefix + message.queue]
+        if message.unique is not None:
+            call = (1, step, self.due_text(message), encode(message))
+            return keys, [*self._claim(1, message, message.unique), *call]
         if message.due is None:
             return keys, [0, step, encode(message)]
         return keys, [1, step, self.due_text(message), encode(message)]
+
+    def _claim(self, index: int, message: Message, unique: tuple[str, float]) -> tuple[Any, ...]:
+        """What has PUBLISH send the next message only if its key is free."""
+        key, seconds = unique
+        return index, key, f"~{milliseconds(seconds)} {self.base}", message.id
 
     def _chunks(self, messages: Sequence[Message]) -> Iterator[tuple[list[str], list[Any]]]:
         """Keys and arguments of as many PUBLISH as the messages need."""
@@ -95,7 +106,8 @@ class RedisBroker:
         first = messages[0]
         step = step_of(first.priority)
         alike = all(
-            m.queue == first.queue and m.priority == first.priority and m.due is None for m in messages
+            m.queue == first.queue and m.priority == first.priority and m.due is None and m.unique is None
+            for m in messages
         )
         keys: dict[str, int] = {self.prefix + first.queue: 1}
         arguments: list[Any] = [0, step] if alike else []
@@ -113,6 +125,8 @@ class RedisBroker:
                 arguments.append(envelope)
                 continue
             index = keys.setdefault(self.prefix + message.queue, len(keys) + 1)
+            if message.unique is not None:
+                arguments += self._claim(index, message, message.unique)
             arguments += (index, step_of(message.priority), self.due_text(message), envelope)
         yield list(keys), arguments
 
@@ -128,12 +142,13 @@ class RedisBroker:
 
     def _publish_chunks(
         self, slot: Slot, chunks: Iterator[tuple[list[str], list[Any]]], end: float, attempts: int | None
-    ) -> None:
+    ) -> dict[str, str] | None:
         """Publish chunk by chunk; the next one is made while the server is busy with one."""
         flying: tuple[list[str], list[Any]] | None = None
+        there: dict[str, str] = {}
         for chunk in chunks:
             if flying is not None:
-                self._land(slot, flying, end, attempts)
+                there |= self._land(slot, flying, end, attempts)
             slot.sequence += 1
             flying = chunk
             if slot.link is not None:
@@ -142,34 +157,35 @@ class RedisBroker:
                 except LOST:
                     slot.drop()
         if flying is not None:
-            self._land(slot, flying, end, attempts)
+            there |= self._land(slot, flying, end, attempts)
+        return there or None
 
-    def _land(self, slot: Slot, chunk: tuple[list[str], list[Any]], end: float, attempts: int | None) -> None:
+    def _land(
+        self, slot: Slot, chunk: tuple[list[str], list[Any]], end: float, attempts: int | None
+    ) -> dict[str, str]:
         """Wait for the answer to a chunk that was sent; send it again if none comes."""
         if slot.link is not None:
             try:
-                slot.link.read()
-                return
+                return _pairs(slot.link.read())
             except redis.exceptions.NoScriptError:
                 pass  # sent again below, with its text
             except LOST:
                 slot.drop()
-        self._insist(slot, *chunk, end, attempts)
+        return _pairs(self._insist(slot, *chunk, end, attempts))
 
     def _numbered(self, slot: Slot, keys: list[str], arguments: list[Any]) -> tuple[list[str], list[Any]]:
         return [*keys, f"{self.prefix}minicelery.sent.{slot.name}"], [slot.sequence, *arguments]
 
     def _insist(
         self, slot: Slot, keys: list[str], arguments: list[Any], end: float, attempts: int | None
-    ) -> None:
-        """Publish under the slot's number, as often as it takes and is allowed."""
+    ) -> Any:
+        """The answer; publish under the slot's number, as often as it takes and is allowed."""
         keys, arguments = self._numbered(slot, keys, arguments)
         attempt = 0
         was_idle = slot.link is not None
         while True:
             try:
-                self.pool.attempt(slot, end, lambda link: link.run(scripts.PUBLISH, keys, arguments))
-                return
+                return self.pool.attempt(slot, end, lambda link: link.run(scripts.PUBLISH, keys, arguments))
             except LOST:
                 attempt += 1
                 # A link that had been idle may have died long ago: that is no failed attempt.
@@ -188,7 +204,7 @@ class RedisBroker:
     def tend(self, queues: Sequence[str], alive: Sequence[str]) -> list[str]:
         """See `Broker.tend`."""
         keys = self.queue_keys(queues)
-        ended = self._ask(lambda link: link.run(scripts.TEND, keys, [self.lease, *alive]))
+        ended = self.ask(lambda link: link.run(scripts.TEND, keys, [self.lease, self.base, *alive]))
         if time.monotonic() >= self._restore_at:
             self._restore(keys)
         return [name.decode() for name in ended]
@@ -199,7 +215,7 @@ class RedisBroker:
         self._restore_at = time.monotonic() + min(RESTORE_EVERY, self.visibility_timeout)
         theirs = [self.prefix + name for name in ("unacked", "unacked_index", "unacked_mutex")]
         arguments = [self.prefix, self.visibility_timeout, self._restore_from, _RESTORE_AT_ONCE]
-        go_on, *ids = self._ask(lambda link: link.run(scripts.RESTORE, [*theirs, *keys], arguments))
+        go_on, *ids = self.ask(lambda link: link.run(RESTORE, [*theirs, *keys], arguments))
         self._restore_from = max(0, go_on)
         if go_on >= 0:
             self._restore_at = 0.0
@@ -219,7 +235,12 @@ class RedisBroker:
 
     # -- asking ----------------------------------------------------------------------------
 
-    def _ask(self, work: Any) -> Any:
+    def limits(self, *, parks: bool) -> RedisLimits:
+        """Where the limits are kept: on this server."""
+        return RedisLimits(self, parks)
+
+    def ask(self, work: Any) -> Any:
+        """`work(link)` on a pooled link.  Raises BrokerUnavailable or OperationalError."""
         try:
             return self.pool.call(time.monotonic() + PUBLISH_DEADLINE, work)
         except LOST as error:
@@ -232,7 +253,7 @@ class RedisBroker:
             link.send_all(commands)
             return [link.read() for _ in commands]
 
-        answers: list[Any] = self._ask(work)
+        answers: list[Any] = self.ask(work)
         return answers
 
     def size(self, queue: str) -> int:
@@ -242,32 +263,29 @@ class RedisBroker:
 
     def delayed(self, queue: str) -> int:
         """See `Broker.delayed`."""
-        count: int = self._ask(lambda link: link.call("ZCARD", f"{self.prefix}{queue}.due"))
-        return count
+        key = self.prefix + queue
+        counts: list[int] = self._ask_all([("ZCARD", f"{key}.due"), ("HLEN", f"{key}.waiting")])
+        return sum(counts)
 
     def dead(self, queue: str) -> int:
         """How many dead letters of `queue` are kept."""
-        count: int = self._ask(lambda link: link.call("LLEN", f"{self.prefix}{queue}.dead"))
+        count: int = self.ask(lambda link: link.call("LLEN", f"{self.prefix}{queue}.dead"))
         return count
 
     def bindings(self, seconds: float = 2.0) -> tuple[list[Binding], bool]:
         """What Celery has bound to exchanges, as far as `seconds` reach; and whether that is all."""
-        found: tuple[list[Binding], bool] = self._ask(lambda link: read_bindings(self, link, seconds))
+        found: tuple[list[Binding], bool] = self.ask(lambda link: read_bindings(self, link, seconds))
         return found
 
     def purge(self, queue: str) -> int:
         """See `Broker.purge`."""
-        key = self.prefix + queue
-        lists = [key + suffix for suffix in _STEP_SUFFIXES]
-        *counts, waiting, _ = self._ask_all(
-            [("LLEN", name) for name in lists] + [("ZCARD", f"{key}.due"), ("DEL", *lists, f"{key}.due")]
-        )
-        total: int = sum(counts) + waiting
-        return total
+        keys = [self.prefix + queue, self.base]
+        count: int = self.ask(lambda link: link.run(PURGE, keys, []))
+        return count
 
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """See `Broker.dead_letters`."""
-        found = self._ask(lambda link: link.call("LRANGE", f"{self.prefix}{queue}.dead", 0, limit - 1))
+        found = self.ask(lambda link: link.call("LRANGE", f"{self.prefix}{queue}.dead", 0, limit - 1))
         letters = []
         for entry in found:
             head, _, raw = entry.partition(b"\n")
@@ -305,3 +323,11 @@ class RedisBroker:
     def close(self) -> None:
         """See `Broker.close`."""
         self.pool.close()
+
+
+def _pairs(answer: Any) -> dict[str, str]:
+    """By the ids of what is not sent, who holds its unique key."""
+    if type(answer) is int:
+        return {}
+    ids = [id.decode() for id in answer]
+    return dict(zip(ids[::2], ids[1::2], strict=True))

@@ -14,6 +14,7 @@ from minicelery.broker import Backend, Leased
 from minicelery.broker.redis import scripts
 from minicelery.broker.redis.backend import RedisBackend, record_arguments
 from minicelery.broker.redis.envelope import decode, encode, step_of
+from minicelery.broker.redis.limits import limit_arguments
 from minicelery.broker.redis.link import FAILED, LOST, Link
 from minicelery.exceptions import BrokerUnavailable, OperationalError
 from minicelery.message import COUNT_HEADER, Delivery, Message, Outcome, Record, Verdict
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 1 << 20
 """A fetch ends when it has passed this size, so that big messages don't pile up in a child."""
+
+
+UNBLOCK_AGAIN = 0.002
+"""Seconds after which a BLPOP that has not ended is ended once more."""
 
 
 class RedisConsumer(Leased):
@@ -115,7 +120,10 @@ class RedisConsumer(Leased):
         delivery = outcome.delivery
         field, marked = delivery.raw
         verdict, text = "A" if marked else "a", ""
-        if outcome.verdict is Verdict.REQUEUE:
+        limited: list[str] = []
+        if outcome.release or outcome.park is not None:
+            limited = self._limits_of(outcome)
+        if outcome.verdict is Verdict.REQUEUE or (outcome.verdict is Verdict.PARK and outcome.park is None):
             verdict = "r"
             if delivery.deliveries > (delivery.message.headers.get(COUNT_HEADER) or 0):
                 text = encode(_counted(delivery))
@@ -134,7 +142,8 @@ class RedisConsumer(Leased):
             key, document, ttl = record_arguments(self._store.prefix, outcome.record)
         broker, publish = self._broker, outcome.publish
         arguments += (
-            self._index[delivery.message.queue], field, verdict, text, key, document, ttl, len(publish)
+            self._index[delivery.message.queue], field, verdict, text, key, document, ttl,
+            len(publish) + len(limited) // 4,
         )  # fmt: skip
         for message in publish:
             arguments += (
@@ -143,6 +152,13 @@ class RedisConsumer(Leased):
                 "" if message.due is None else broker.due_text(message, parked=message is delivery.message),
                 encode(message),
             )
+        arguments += limited
+
+    def _limits_of(self, outcome: Outcome) -> list[str]:
+        message = outcome.delivery.message
+        broker, step = self._broker, outcome.delivery.raw[0].partition(b":")[2].decode() or "0"
+        envelope = "" if outcome.park is None else encode(message)
+        return limit_arguments(broker.base, broker.prefix + message.queue, step, outcome, envelope)
 
     def _take(self, answer: list[Any]) -> list[Delivery]:
         flags = answer[-1]
@@ -206,13 +222,22 @@ class RedisConsumer(Leased):
         assert self._bell is not None
         command = (b"EVALSHA", scripts.SWAP.sha, len(self._swap_keys), *self._swap_keys, *arguments)
         link.send_all([("CLIENT", "UNBLOCK", self._bell_id), command])
-        link.read()
-        self._bell.read()  # nil, or the token that came first: the SWAP after it saw its message
-        self._ringing = False
+        ended = link.read()
         try:
-            return link.read()
+            answer = link.read()
         except scripts_missing():
-            return link.run(scripts.SWAP, self._swap_keys, arguments)
+            answer = link.run(scripts.SWAP, self._swap_keys, arguments)
+        # Where it had ended by itself, or had not even reached the server: connections are not heard in turn.
+        end = time.monotonic() + self._server.timeout
+        while not ended and not self._bell.readable(UNBLOCK_AGAIN) and time.monotonic() < end:
+            link.call("CLIENT", "UNBLOCK", self._bell_id)
+        token = self._bell.read()
+        self._ringing = False
+        if token is not None and not ended:
+            # It may have come after the SWAP, for a message which that one has not seen.
+            link.send_all([("LPUSH", *token), ("EXPIRE", token[0], 60)])
+            link.read(), link.read()
+        return answer
 
     def _drain_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):

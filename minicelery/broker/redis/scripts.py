@@ -4,7 +4,8 @@ Keys of a queue `q` (all begin with the queue's own list key):
 
 ===================  ======  ==================================================================
 `q`, `q\\x06\\x163`…    list    Celery's lists: priorities 0–2, 3–5, 6–8, 9; LPUSH in, RPOP out
-`q.due`              zset    delayed messages: score unix seconds, member step + envelope
+`q.due`              zset    delayed messages: score unix seconds, member step + envelope; with
+                             ``adgj`` for ``0369`` those that go to the front when they are due
 `q.held:<consumer>`  hash    receipt[:step] -> envelope; `s<receipt>` -> why a run of it ended
 `q.leases`           zset    consumer -> server time at which what it holds is up for others
 `q.bell`             list    at most one worthless token: idle children wait for it
@@ -13,8 +14,7 @@ Keys of a queue `q` (all begin with the queue's own list key):
 `q.tended`, `q.grace`  string  when leases were last looked at; not before that time again
 ===================  ======  ==================================================================
 
-What Celery's workers hold is in kombu's `unacked` (hash: delivery tag -> [envelope, exchange,
-routing key]) and `unacked_index` (zset: delivery tag -> when it was taken).
+Those of limits are in `gates`, those of Celery's workers in `restore`.
 
 The first write of SWAP removes from the held hash: a script that began with SET would be
 refused when memory is full, nothing would be acknowledged, and memory never fall.
@@ -22,9 +22,10 @@ refused when memory is full, nothing would be acknowledged, and memory never fal
 
 from __future__ import annotations
 
+from minicelery.broker.redis.gates import GATES
 from minicelery.broker.redis.link import Script
 
-_COMMON = """
+COMMON = """
 local SEP = '\\6\\22'
 local function now()
   local t = redis.call('TIME')
@@ -39,21 +40,6 @@ local function ring(q)
   if redis.call('LLEN', bell) == 0 then
     redis.call('LPUSH', bell, '1')
     redis.call('EXPIRE', bell, 60)
-  end
-end
--- Put a new message on its queue, or into the delays if its time is yet to come.  With `!` before
--- it, `due` needs nobody who serves the queue.
-local function push(q, step, due, envelope, served)
-  if string.sub(due, 1, 1) == '!' then
-    due, served = string.sub(due, 2), true
-  end
-  if due ~= '' and tonumber(due) > now() and (served or redis.call('EXISTS', q .. '.served') == 1) then
-    local member = step .. envelope
-    redis.call('ZADD', q .. '.due', due, member)
-    if redis.call('ZRANGE', q .. '.due', 0, 0)[1] == member then ring(q) end
-  else
-    redis.call('LPUSH', list(q, step), envelope)
-    ring(q)
   end
 end
 -- A stored SUCCESS is never overwritten; most records are the first of their key.
@@ -82,8 +68,35 @@ local function rest(field)
 end
 """
 
+_PUSH = """
+-- Put a new message on its queue, or into the delays if its time is yet to come.  With `!` before
+-- it, `due` needs nobody who serves the queue; with `#` it is a line to wait in, and with `-` nothing
+-- is put anywhere: `step` is the name of a limit that the holder `envelope` releases.
+local function push(q, step, due, envelope, served)
+  local mark = string.sub(due, 1, 1)
+  if mark == '!' then
+    due, served = string.sub(due, 2), true
+  elseif mark == '-' then
+    return gates(string.sub(due, 2), now()).free(step, envelope, 0)
+  elseif mark == '#' then
+    local turn, gate, id, names = string.match(due, '^#(%S+) (%d+) (%d+) (.*)$')
+    gate, id = tonumber(gate), tonumber(id)
+    return gates(string.sub(names, gate + id + 1), now()).park(
+      string.sub(names, 1, gate), turn, string.sub(names, gate + 1, gate + id), q, step .. envelope)
+  end
+  if due ~= '' and tonumber(due) > now() and (served or redis.call('EXISTS', q .. '.served') == 1) then
+    local member = step .. envelope
+    redis.call('ZADD', q .. '.due', due, member)
+    if redis.call('ZRANGE', q .. '.due', 0, 0)[1] == member then ring(q) end
+  else
+    redis.call('LPUSH', list(q, step), envelope)
+    ring(q)
+  end
+end
+"""
+
 SWAP = Script(
-    _COMMON,
+    COMMON + GATES + _PUSH,
     """
 -- The first "id" of an envelope is its header: the body before it is base64.
 local function id_of(envelope)
@@ -140,8 +153,17 @@ for i = 1, queues do
   local ready = redis.call('ZRANGEBYSCORE', due, '-inf', string.format('%.6f', moment), 'LIMIT', 0, 128)
   if #ready > 0 then
     redis.call('ZREM', due, unpack(ready))
+    local first = {}
     for _, member in ipairs(ready) do
-      redis.call('LPUSH', list(KEYS[i], string.sub(member, 1, 1)), string.sub(member, 2))
+      local step = string.byte(member)
+      if step > 57 then
+        first[#first + 1] = member
+      else
+        redis.call('LPUSH', list(KEYS[i], string.char(step)), string.sub(member, 2))
+      end
+    end
+    for f = #first, 1, -1 do
+      redis.call('RPUSH', list(KEYS[i], string.char(string.byte(first[f]) - 49)), string.sub(first[f], 2))
     end
     ring(KEYS[i])
   end
@@ -212,23 +234,39 @@ return found
 )
 
 # KEYS: the queues' lists, the producer.  ARGV: sequence, then either 0, the step and the envelopes
-# of one list, or queue index, step, due and envelope of each message.
+# of one list, or queue index, step, due and envelope of each message.  Where due is `~`, milliseconds
+# and base, the next message has the unique key `step` and the id `envelope`.  The answer has the ids
+# of those that are not sent, and who holds their keys.
 PUBLISH = Script(
-    _COMMON,
+    COMMON + GATES + _PUSH,
     """
 local producer = KEYS[#KEYS]
 local last = redis.call('GET', producer)
 -- Sent again because the answer was lost, or late after being sent again.
-if last and tonumber(last) >= tonumber(ARGV[1]) then return 0 end
+if last and (tonumber(last) or tonumber(string.match(last, '^%d+'))) >= tonumber(ARGV[1]) then
+  local answer = string.match(last, '^' .. ARGV[1] .. ' (.*)$')
+  return answer and cjson.decode(answer) or 0
+end
+local there, left = {}, nil
 if ARGV[2] == '0' then
   redis.call('LPUSH', list(KEYS[1], ARGV[3]), unpack(ARGV, 4))
   ring(KEYS[1])
 else
   local many, rung = {}, {}
   for at = 2, #ARGV, 4 do
-    local q = KEYS[tonumber(ARGV[at])]
-    if ARGV[at + 2] ~= '' then
-      push(q, ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
+    local q, due = KEYS[tonumber(ARGV[at])], ARGV[at + 2]
+    if left == at then
+      left = nil
+    elseif string.sub(due, 1, 1) == '~' then
+      local length, base = string.match(due, '^~(%d+) (.*)$')
+      local holder = gates(base, now()).claim(ARGV[at + 1], ARGV[at + 3], tonumber(length), q)
+      if holder ~= ARGV[at + 3] then
+        there[#there + 1] = ARGV[at + 3]
+        there[#there + 1] = holder
+        left = at + 4
+      end
+    elseif due ~= '' then
+      push(q, ARGV[at + 1], due, ARGV[at + 3])
     else
       local key = list(q, ARGV[at + 1])
       local batch = many[key]
@@ -239,6 +277,10 @@ else
   for key, batch in pairs(many) do redis.call('LPUSH', key, unpack(batch)) end
   for q in pairs(rung) do ring(q) end
 end
+if #there > 0 then
+  redis.call('SET', producer, ARGV[1] .. ' ' .. cjson.encode(there), 'EX', 60)
+  return there
+end
 redis.call('SET', producer, ARGV[1], 'EX', 60)
 return 1
 """,
@@ -246,7 +288,7 @@ return 1
 
 # ARGV: consumer, lease, db, own db, number of marks, (queue index, receipt)…, (key, document, ttl)…
 EXTEND = Script(
-    _COMMON,
+    COMMON,
     """
 local name, moment = ARGV[1], now()
 local marks = tonumber(ARGV[5])
@@ -275,7 +317,7 @@ return 1
 
 # ARGV: old name, new name, lease, then (receipt, reason) of what is known to have been started.
 ADOPT = Script(
-    _COMMON,
+    COMMON,
     """
 local old, new, moment = ARGV[1], ARGV[2], now()
 local out = {}
@@ -312,7 +354,7 @@ return out
 
 # ARGV: consumer, then (queue index, field) in the order in which they were fetched.
 GIVE_BACK = Script(
-    _COMMON,
+    COMMON,
     """
 local name = ARGV[1]
 for i = 1, #KEYS do
@@ -333,16 +375,23 @@ return 1
 """,
 )
 
-# ARGV: lease, then the names of the consumers that are alive.
+# ARGV: lease, base of the gates, then the names of the consumers that are alive.
 TEND = Script(
-    _COMMON,
+    COMMON + GATES,
     """
 local moment, lease = now(), tonumber(ARGV[1])
+if redis.call('EXISTS', ARGV[2] .. 'lines') == 1 then
+  local G = gates(ARGV[2], moment)
+  local at = string.format('%.6f', moment)
+  for _, gate in ipairs(redis.call('ZRANGEBYSCORE', ARGV[2] .. 'lines', '-inf', at, 'LIMIT', 0, 200)) do
+    G.look(gate)
+  end
+end
 local ended, seen = {}, {}
 for i = 1, #KEYS do
   local q = KEYS[i]
   redis.call('SET', q .. '.served', '1', 'EX', 3600)
-  for a = 2, #ARGV do redis.call('ZADD', q .. '.leases', 'XX', moment + lease, ARGV[a]) end
+  for a = 3, #ARGV do redis.call('ZADD', q .. '.leases', 'XX', moment + lease, ARGV[a]) end
   -- After an outage every lease would have ended: nobody is reaped for one lease more.
   local last = redis.call('GET', q .. '.tended')
   if not last or moment - tonumber(last) > math.min(3, lease / 2) then
@@ -363,97 +412,9 @@ return ended
 """,
 )
 
-# KEYS: kombu's unacked, unacked_index and unacked_mutex, then the queues' lists.
-# ARGV: prefix of all keys, visibility timeout, offset, most.  The answer: where to go on (-1: all
-# have been looked at), and the ids of what is back in its queue.
-RESTORE = Script(
-    _COMMON,
-    """
-local unacked, index = KEYS[1], KEYS[2]
-local prefix, offset, most = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
-if redis.call('EXISTS', index) == 0 then return {-1} end
--- A Celery worker is at it.  We need no mutex for one step, and what we have taken it leaves alone.
-if redis.call('EXISTS', KEYS[3]) == 1 then return {offset} end
-local served = {}
-for i = 4, #KEYS do served[KEYS[i]] = true end
-local function matches(key, binding, pattern)
-  if pattern == '' then return key == binding end
-  local wanted = string.gsub(binding, '([^.]*)(%.?)', function(word, dot)
-    if word == '*' then word = '[^.]+'
-    elseif word == '#' then word = '.*'
-    else word = string.gsub(word, '%W', '%%%0') end
-    return word .. (dot == '' and '' or '%.')
-  end)
-  return string.find(key, '^' .. wanted .. '$') ~= nil
-end
--- All lists kombu would put it back to, if one of them is of a queue that is served here.
-local function homes(exchange, key)
-  if exchange == '' then return served[prefix .. key] and {[prefix .. key] = true} or {} end
-  local found, ours = {}, false
-  for _, member in ipairs(redis.call('SMEMBERS', prefix .. '_kombu.binding.' .. exchange)) do
-    local binding, pattern, queue = string.match(member, '^(.-)' .. SEP .. '(.-)' .. SEP .. '(.*)$')
-    if binding and matches(key, binding, pattern) then
-      found[prefix .. queue] = true
-      ours = ours or served[prefix .. queue]
-    end
-  end
-  return ours and found or {}
-end
-local function decoded(text)
-  local read, value = pcall(cjson.decode, text)
-  return read and type(value) == 'table' and value or nil
-end
-local function part(value, name)
-  return type(value[name]) == 'table' and value[name] or {}
-end
--- The text is edited: cjson would make an object of an empty list, and round long numbers.
-local function marked(text)
-  local new = text
-  for _, name in ipairs({'headers', 'delivery_info'}) do
-    new = string.gsub(new, '("' .. name .. '":%s*{%s*)(}?)', function(head, last)
-      return head .. '"redelivered": true' .. (last == '' and ', ' or last)
-    end, 1)
-  end
-  local value = decoded(new)
-  if value and part(value, 'headers').redelivered == true
-      and part(part(value, 'properties'), 'delivery_info').redelivered == true then return new end
-  return text
-end
-local latest = string.format('%.6f', now() - tonumber(ARGV[2]))
-local tags = redis.call('ZREVRANGEBYSCORE', index, latest, '-inf', 'LIMIT', offset, most)
-local answer, removed = {0}, 0
-for _, tag in ipairs(tags) do
-  local entry = redis.call('HGET', unacked, tag)
-  local text = entry and string.match(entry, '^%[(.*}),[^}]*%]$')
-  local envelope, whole = text and decoded(text), text and decoded(entry)
-  local lists = {}
-  if envelope and whole and type(whole[3]) == 'string' then
-    lists = homes(type(whole[2]) == 'string' and whole[2] or '', whole[3])
-  end
-  if not entry or next(lists) then
-    redis.call('HDEL', unacked, tag)
-    redis.call('ZREM', index, tag)
-    removed = removed + 1
-  end
-  if next(lists) then
-    local headers, priority = part(envelope, 'headers'), tonumber(part(envelope, 'properties').priority) or 0
-    if headers.redelivered ~= true then text = marked(text) end
-    local step = priority >= 9 and '9' or priority >= 6 and '6' or priority >= 3 and '3' or '0'
-    for q in pairs(lists) do
-      redis.call('RPUSH', list(q, step), text)
-      if served[q] then ring(q) end
-    end
-    answer[#answer + 1] = type(headers.id) == 'string' and headers.id or tag
-  end
-end
-answer[1] = #tags < most and -1 or offset + #tags - removed
-return answer
-""",
-)
-
 # ARGV: (key, document, ttl)…
 STORE = Script(
-    _COMMON,
+    COMMON,
     """
 for r = 1, #ARGV, 3 do store(ARGV[r], ARGV[r + 1], ARGV[r + 2]) end
 return 1

@@ -13,9 +13,10 @@ from typing import Any
 from minicelery.broker import LEASE, Backend, Leased
 from minicelery.broker.sqlite.backend import SQLiteBackend, store_records
 from minicelery.broker.sqlite.file import File, Watch
+from minicelery.broker.sqlite.limits import SQLiteGates, SQLiteLimits
 from minicelery.broker.url import ServerURL
 from minicelery.exceptions import BrokerUnavailable, DecodeError, EncodeError, MiniCeleryError
-from minicelery.message import DeadLetter, Delivery, Message, Outcome, Record, Verdict
+from minicelery.message import TURN_HEADER, DeadLetter, Delivery, Message, Outcome, Record, Verdict
 from minicelery.serialization import decode_json, encode_json
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ _READY = (
 _HOLD = "UPDATE messages SET consumer = ?, receipt = ? WHERE id = ?"
 # By the index `held`, so in the order of the fetch.
 _READ_HELD = (
-    "SELECT receipt, queue, priority, message_id, task, envelope, body, deliveries, started, reason,"
+    "SELECT receipt, queue, priority, message_id, task, envelope, body, deliveries, started, reason, turn,"
     " EXISTS (SELECT 1 FROM topics WHERE topic = 'revoked' AND key = message_id AND expires > ?)"
     " FROM messages WHERE consumer = ? AND receipt >= ? ORDER BY receipt"
 )
@@ -69,14 +70,24 @@ class SQLiteBroker:
         self.url = server.masked
         self.file = File(server, options, BrokerUnavailable)
         self._lease = float(options.get("lease", LEASE))
+        self._looked_at = ""  # the last line that was looked after
 
     def publish(
         self, messages: Sequence[Message], *, deadline: float | None = None, attempts: int | None = None
-    ) -> None:
+    ) -> dict[str, str] | None:
         """See `Broker.publish`.  Waiting for another's lock is part of one attempt."""
-        if messages:
-            rows = _rows(messages)
-            self.file.write(lambda connection: connection.executemany(_ADD, rows), deadline)
+        if not messages:
+            return None
+        rows = _rows(messages)
+        for message in messages:
+            if message.unique is not None:
+                return self.file.write(lambda connection: _add_unique(connection, messages, rows), deadline)
+        self.file.write(lambda connection: connection.executemany(_ADD, rows), deadline)
+        return None
+
+    def limits(self, *, parks: bool) -> SQLiteLimits:
+        """Where the limits are kept: in the file."""
+        return SQLiteLimits(self.file, parks)
 
     def consumer(self, queues: Sequence[str], name: str, backend: Backend | None) -> SQLiteConsumer:
         return SQLiteConsumer(self.file, queues, name, backend, self._lease)
@@ -87,6 +98,7 @@ class SQLiteBroker:
         def work(connection: sqlite3.Connection) -> list[str]:
             _drop_expired(connection, now)
             connection.executemany(_RENEW, [(name, now + self._lease) for name in alive])
+            self._look_after_lines(connection, now)
             row = connection.execute("SELECT tended, reap_from FROM tending").fetchone()
             gap = min(TENDING_GAP, self._lease / 2)
             trusted = row is not None and 0 <= now - row[0] <= gap
@@ -98,6 +110,14 @@ class SQLiteBroker:
 
         return self.file.write(work)
 
+    def _look_after_lines(self, connection: sqlite3.Connection, now: float) -> None:
+        gates = SQLiteGates(connection, now)
+        gates.sweep()
+        last = ""
+        for last in gates.lines(self._looked_at):
+            gates.look(last, now)
+        self._looked_at = last
+
     def size(self, queue: str) -> int:
         condition = "queue = ? AND consumer IS NULL"
         return self._count(f"{condition} AND due IS NULL", queue) + self._count(
@@ -108,8 +128,18 @@ class SQLiteBroker:
         return self._count("queue = ? AND due > ?", queue, time.time())
 
     def purge(self, queue: str) -> int:
-        statement = "DELETE FROM messages WHERE queue = ? AND consumer IS NULL"
-        return self.file.write(lambda connection: connection.execute(statement, (queue,)).rowcount)
+        which = "messages WHERE queue = ? AND consumer IS NULL"
+
+        def work(connection: sqlite3.Connection) -> int:
+            gates = SQLiteGates(connection, time.time())
+            for (name,) in connection.execute(f"SELECT DISTINCT gate FROM {which} AND gate > ''", (queue,)):
+                gates.purged(name)
+            connection.execute(
+                f"DELETE FROM uniques WHERE holder IN (SELECT message_id FROM {which})", (queue,)
+            )
+            return connection.execute(f"DELETE FROM {which}", (queue,)).rowcount
+
+        return self.file.write(work)
 
     def dead(self, queue: str) -> int:
         statement = "SELECT count(*) FROM dead WHERE queue = ?"
@@ -257,7 +287,7 @@ class SQLiteConsumer(Leased):
         now: float,
     ) -> None:
         held = dict(connection.execute(_HELD, (self.name,)).fetchall())
-        records, rows, drops, buried, given_back = [], [], [], [], []
+        records, rows, drops, buried, given_back, limited = [], [], [], [], [], []
         for outcome in done:
             delivery = outcome.delivery
             id = held.pop(delivery.receipt, None)
@@ -267,7 +297,11 @@ class SQLiteConsumer(Leased):
                 records.append(outcome.record)
             if outcome.publish:
                 rows += follow_ups[delivery.receipt]
-            if outcome.verdict is Verdict.REQUEUE:
+            if outcome.release or outcome.park is not None:
+                limited.append((id, outcome))
+                if outcome.park is not None:
+                    continue
+            if outcome.verdict is Verdict.REQUEUE or outcome.verdict is Verdict.PARK:
                 given_back.append((delivery.receipt, delivery.deliveries, id))
                 continue
             if outcome.verdict is Verdict.REJECT:
@@ -284,6 +318,12 @@ class SQLiteConsumer(Leased):
             # The last fetched first: they stand in their old order again.
             given_back.sort(reverse=True)
             connection.executemany(_GIVE_BACK, [item[1:] for item in given_back])
+        if limited:
+            gates = SQLiteGates(connection, now)
+            for id, outcome in limited:
+                if outcome.park is not None:
+                    gates.park(id, *outcome.park)
+                gates.free(outcome.delivery.message.id, outcome.release, now)
 
     def _take(self, connection: sqlite3.Connection, want: int, now: float) -> list[Any]:
         found: list[tuple[int, int]] = []
@@ -360,6 +400,23 @@ def _rows(messages: Iterable[Message]) -> list[tuple[Any, ...]]:
     return rows
 
 
+def _add_unique(
+    connection: sqlite3.Connection, messages: Sequence[Message], rows: Sequence[tuple[Any, ...]]
+) -> dict[str, str] | None:
+    """Add the rows of messages whose unique key is free; of the others, who holds it."""
+    gates = SQLiteGates(connection, time.time())
+    there: dict[str, str] = {}
+    for message, row in zip(messages, rows, strict=True):
+        if message.unique is not None:
+            key, seconds = message.unique
+            holder = gates.claim(key, message.id, seconds)
+            if holder != message.id:
+                there[message.id] = holder
+                continue
+        connection.execute(_ADD, row)
+    return there or None
+
+
 def _text(value: str) -> str:
     if not value.isascii():
         try:
@@ -370,7 +427,7 @@ def _text(value: str) -> str:
 
 
 def _delivery(row: tuple[Any, ...]) -> Delivery:
-    receipt, queue, priority, id, task, envelope, body, deliveries, started, reason, revoked = row
+    receipt, queue, priority, id, task, envelope, body, deliveries, started, reason, turn, revoked = row
     broken = None
     try:
         headers, properties, content_type, encoding, exchange, routing_key, expires = decode_json(envelope)
@@ -382,6 +439,8 @@ def _delivery(row: tuple[Any, ...]) -> Delivery:
         content_type, encoding = "application/json", "utf-8"
     if started or deliveries:
         headers["redelivered"] = True
+    if turn is not None:
+        headers[TURN_HEADER] = turn
     message = Message(
         id, task, body, headers, queue, priority, content_type, encoding, exchange, routing_key, properties,
         None, expires,

@@ -17,7 +17,7 @@ from minicelery.exceptions import ImproperlyConfigured, MiniCeleryError
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 TIMEOUT = 5.0
 """Seconds to wait for the file's write lock, all attempts together."""
@@ -73,6 +73,25 @@ CREATE TABLE results (
 );
 CREATE INDEX expiring ON results (expires) WHERE expires IS NOT NULL;
 """
+
+# What waits for a limit stands in the line of its `gate`, and is due in the far future.
+SCHEMA_2 = """
+ALTER TABLE messages ADD COLUMN gate TEXT;
+ALTER TABLE messages ADD COLUMN turn REAL;
+CREATE INDEX waiting ON messages (gate, turn) WHERE gate IS NOT NULL;
+CREATE TABLE gates (
+    name TEXT PRIMARY KEY, interval REAL NOT NULL, next REAL NOT NULL, tail REAL NOT NULL, late REAL NOT NULL,
+    size INTEGER NOT NULL, took REAL NOT NULL, seen REAL NOT NULL, used REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX unused ON gates (used);
+CREATE TABLE places (
+    gate TEXT NOT NULL, holder TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (gate, holder)
+) WITHOUT ROWID;
+CREATE TABLE uniques (key TEXT PRIMARY KEY, holder TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX unique_until ON uniques (until);
+"""
+SCHEMAS = (SCHEMA, SCHEMA_2)
+"""What makes tables of each version out of those of the one before."""
 
 _HINTS = (
     ("locked", "another process kept it locked for longer than the `timeout` of {timeout:g} s"),
@@ -176,11 +195,13 @@ class File:
         if self._schema_version(connection) == SCHEMA_VERSION:
             return
         connection.execute("BEGIN IMMEDIATE")
-        if self._schema_version(connection) == 0:  # nobody else was first
+        version = self._schema_version(connection)  # somebody else may have been first
+        if version == 0:
             self._refuse_foreign(connection)
-            for statement in SCHEMA.split(";"):
+        for schema in SCHEMAS[version:]:
+            for statement in schema.split(";"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
 
     def _schema_version(self, connection: sqlite3.Connection) -> int:
