@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 	$(BIN)/minicelery demo
 
 test: $(VENV)/installed-dev redis-server rabbitmq-server
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m tests $(ARGS)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
