@@ -59,10 +59,14 @@ _here = _Runner()
 def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine to its end in this thread's event loop, and return what it returns.
 
+    What is no coroutine is returned as it is.
+
     The loop is kept, so that connections an `async def` task has opened serve its later
     calls.  Where a loop is running in this thread already, the coroutine runs in a thread
     of its own.
     """
+    if not asyncio.iscoroutine(coroutine):
+        return coroutine
     if _is_running():
         return _run_elsewhere(coroutine)
     loop = _here.loop
@@ -83,6 +87,11 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
         raise
     finally:
         _here.running = None
+
+
+def has_loop() -> bool:
+    """Whether this thread has an event loop for such tasks."""
+    return _here.loop is not None
 
 
 def interrupt(error: BaseException) -> bool:

@@ -31,7 +31,7 @@ from minicelery.worker.swapper import IDLE_WAIT, RENEW, UNSETTLED, Swapper
 log = logging.getLogger("minicelery.worker.loop")
 
 FETCH = 250  # at once; the places may be more
-LONG = 0.1
+LONG = 0.25
 """Seconds after which a run is marked as started in the broker, and shown on the Board."""
 
 

@@ -128,7 +128,9 @@ class Coroutines:
                     request_var.set(call.request)
                     call.running = True
                     try:
-                        value = await call.plan.function(*call.args, **call.kwargs)
+                        value = call.plan.function(*call.args, **call.kwargs)
+                        if asyncio.iscoroutine(value):  # a task's own __call__ may return something else
+                            value = await value
                     except BaseException as error:
                         outcome = executor.fail(call, _meant(call, error))
                     else:
@@ -145,7 +147,7 @@ class Coroutines:
 
     async def _within_limits(self, one: Running, call: Call) -> Outcome:
         request_var.set(call.request)
-        wrapped = Interruptible(call.plan.function(*call.args, **call.kwargs))
+        wrapped = Interruptible(_called(call))
         timers = []
         if call.soft_limit is not None:
             timers.append(self.loop.call_later(call.soft_limit, self._at_soft_limit, one, call, wrapped))
@@ -206,6 +208,11 @@ class Coroutines:
         if not self.loop.is_running():
             asyncio.set_event_loop(self.loop)
             coroutines.finish(self.loop)
+
+
+async def _called(call: Call) -> Any:
+    value = call.plan.function(*call.args, **call.kwargs)
+    return await value if asyncio.iscoroutine(value) else value
 
 
 def _meant(call: Call, error: BaseException) -> BaseException:

@@ -659,9 +659,8 @@ def test_an_eager_call_goes_through_the_serializers(serializer: str, accept: boo
     app.conf.accept_content = ["json", serializer] if accept else ["json"]
     task = app.task(lambda pair: [pair, type(pair).__name__], name="look", shared=False)
     found = task.delay((1, 2))
-    if not accept and serializer != "json":
-        assert (found.state, type(found.result)) == ("FAILURE", ContentDisallowed)
-    elif serializer == "pickle":
+    # As in Celery: what comes from this process is read, whatever workers accept.
+    if serializer == "pickle":
         assert found.result == [(1, 2), "tuple"]
     else:
         assert found.result == [[1, 2], "list"]
