@@ -6,7 +6,8 @@
 ...     print(sender.name, task_id, exception)
 
 A receiver is called with keywords: ``signal=``, ``sender=`` and those listed below.  It takes
-``**kwargs``, so that a later version can add some.
+``**kwargs``, so that a later version can add some.  *Executor* and *agent* have `app` and
+`hostname`; docs/signals.md says in which process each is sent.
 
 ==============================  ==========  ==========================================================
 signal                          sender      keywords
@@ -14,7 +15,8 @@ signal                          sender      keywords
 before_task_publish             task name   body, exchange, routing_key, headers, properties,
                                             declare, retry_policy
 after_task_publish              task name   body, headers, exchange, routing_key
-task_received                   the worker  request
+task_sent                       task name   task_id, task, args, kwargs, eta, taskset
+task_received                   executor    request
 task_prerun                     the task    task_id, task, args, kwargs
 task_postrun                    the task    task_id, task, args, kwargs, retval, state
 task_success                    the task    result, runtime (seconds)
@@ -23,35 +25,34 @@ task_failure                    the task    task_id, exception, args, kwargs, tr
 task_internal_error             the task    task_id, args, kwargs, request, exception, traceback,
                                             einfo
 task_revoked                    the task    request, terminated, signum, expired
-task_rejected                   the worker  message, exc
-task_unknown                    the worker  message, exc, name, id
-task_sent                       task name   task_id, task, args, kwargs, eta, taskset; never sent:
-                                            listen to after_task_publish
-celeryd_init                    node name   instance, conf, options
-celeryd_after_setup             node name   instance, conf
+task_rejected                   executor    message, exc
+task_unknown                    executor    message, exc, name, id
 import_modules                  the app
+celeryd_init                    node name   instance, conf, options
 worker_init                     the worker
-worker_before_create_process    the worker
-worker_process_init             None
-worker_process_shutdown         None        pid, exitcode
-worker_ready                    the worker
-worker_shutting_down            node name   sig, how, exitcode
-worker_shutdown                 the worker
-heartbeat_sent                  the worker
 setup_logging                   None        loglevel, logfile, format, colorize; whoever listens
                                             sets logging up, minicelery then does not
 after_setup_logger              None        logger, loglevel, logfile, format, colorize
 after_setup_task_logger         None        logger, loglevel, logfile, format, colorize
+celeryd_after_setup             node name   instance, conf
+worker_before_create_process    supervisor
+worker_process_init             node name
+worker_ready                    the worker
+heartbeat_sent                  the agent
+worker_shutting_down            node name   sig, how, exitcode
+worker_process_shutdown         node name   pid, exitcode
+worker_shutdown                 the worker
+user_preload_options            command     app, options
 beat_init                       beat
 beat_embedded_init              beat
-user_preload_options            command     app, options
 eventlet_pool_started           the pool    never sent: there is no eventlet pool
 eventlet_pool_preshutdown       the pool    never sent
 eventlet_pool_postshutdown      the pool    never sent
 eventlet_pool_apply             the pool    target, args, kwargs; never sent
 ==============================  ==========  ==========================================================
 
-An app has signals of its own: ``on_configure``, ``on_after_configure`` and ``on_after_finalize``.
+An app has signals of its own: ``on_configure``, ``on_after_configure`` (source),
+``on_after_finalize`` and ``on_after_fork``.
 """
 
 from __future__ import annotations

@@ -20,7 +20,18 @@ def pytest_configure() -> None:
     """In CI nothing is skipped for want of a package that a test compares with or runs on."""
     missing = [
         name
-        for name in ("celery", "django", "flask", "pika", "PIL")
+        for name in (
+            "brotli",
+            "celery",
+            "cryptography",
+            "django",
+            "flask",
+            "mypy",
+            "PIL",
+            "pika",
+            "pydantic",
+            "yaml",
+        )  # fmt: skip
         if importlib.util.find_spec(name) is None
     ]
     if os.environ.get("CI") and missing:

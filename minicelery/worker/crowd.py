@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from minicelery.broker import Consumer
 from minicelery.exceptions import BackendError, OperationalError
-from minicelery.message import Delivery, Message, Outcome, Record
+from minicelery.message import Delivery, Message, Outcome, Record, Verdict
 from minicelery.worker.board import Board, Slot
 from minicelery.worker.call import Call
 from minicelery.worker.executor import Executor
@@ -91,6 +91,7 @@ class Crowd(Swapper):
         self._newest = 0
         self._shown: list[Running] = []
         self._renewed = time.monotonic()
+        self._draining = False  # nothing new begins
         self._quitting = False
 
     def run(self) -> int:
@@ -101,12 +102,12 @@ class Crowd(Swapper):
         self.runner.start()
         while not self.stopping.is_set() and not self.worn_out():
             self._turn(self._room())
+        self._draining = True
         while self.running and not self._quitting:
             self._turn(0)
         if self._quitting:
             self._leave()
-        for delivery in self._suspects:
-            self.aside.append(delivery)
+        self._give_back()
         if not self.settle_all():
             return UNSETTLED
         self.consumer.close()
@@ -131,7 +132,9 @@ class Crowd(Swapper):
         self._waiting = False
         if self.aside or (self.told and fresh):
             fresh = self.learn(fresh)
-        if fresh or self._suspects:
+        if self._draining or self.stopping.is_set():
+            self._give_back(fresh)
+        elif fresh or self._suspects:
             self._start(fresh)
         self._look_after()
 
@@ -180,6 +183,12 @@ class Crowd(Swapper):
                 batch = [self._placed(delivery) for delivery in calm]
                 self._write_entry()
             self.runner.run(batch)
+
+    def _give_back(self, fresh: Sequence[Delivery] = ()) -> None:
+        """Let go of what has not begun, the last one first: each goes to the queue's front."""
+        for delivery in reversed([*self._suspects, *fresh]):
+            self.done.append(Outcome(delivery, Verdict.REQUEUE))
+        self._suspects.clear()
 
     def _placed(self, delivery: Delivery) -> Running:
         receipt, place = delivery.receipt, self._places.pop()
@@ -312,8 +321,7 @@ class Crowd(Swapper):
                 outcome = self.executor.terminated(one.call, "cold shutdown")
                 self.finish(outcome)
                 self.slot.note(outcome, one.key)
-        for delivery in self._suspects:
-            self.aside.append(delivery)
+        self._give_back()
         settled = self.settle_all() and all(one.call is not None for one in left)
         if settled:
             self.consumer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -296,3 +297,24 @@ def test_every_signal_is_listed_and_documented_with_its_keywords() -> None:
             row += line
         for keyword in signal.providing_args:
             assert keyword in row, (name, keyword)
+
+
+def test_the_page_of_the_signals_has_each_of_them_with_its_keywords() -> None:
+    page = Path(__file__).parents[2] / "docs" / "signals.md"
+    rows = {
+        cells[1].strip("` "): line
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `") and (cells := line.split("|"))
+    }
+    never = {name for name in signals.__all__ if name.startswith(("beat_", "eventlet_"))}
+    assert set(rows) == set(signals.__all__) - never - {"Signal"}
+    for name, row in rows.items():
+        listed = set(re.findall(r"`(\w+)`", row.split("|", 2)[2]))
+        assert getattr(signals, name).providing_args <= listed, name
+
+
+def test_every_signal_of_celerys_is_here_with_its_keywords() -> None:
+    original = pytest.importorskip("celery.signals")
+    for name in original.__all__:
+        theirs, ours = getattr(original, name), getattr(signals, name)
+        assert ours.providing_args >= set(theirs.providing_args or ()), name
