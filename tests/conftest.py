@@ -31,7 +31,7 @@ def pytest_configure() -> None:
             "pika",
             "pydantic",
             "yaml",
-        )  # fmt: skip
+        )
         if importlib.util.find_spec(name) is None
     ]
     if os.environ.get("CI") and missing:

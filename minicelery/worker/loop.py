@@ -84,10 +84,8 @@ class Loop(Swapper):
 
     def _room(self) -> int:
         """How many to fetch: as many as make `BATCH_SECONDS` of work."""
-        return max(1, min(self.batch, int(BATCH_SECONDS / self.pace), self._share()))
-
-    def _share(self) -> int:
-        return self.batch if self.max_tasks is None else self.max_tasks - self.slot.processed
+        share = self.batch if self.max_tasks is None else self.max_tasks - self.slot.processed
+        return max(1, min(self.batch, int(BATCH_SECONDS / self.pace), share))
 
     # -- running ---------------------------------------------------------------------------
 
