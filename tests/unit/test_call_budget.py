@@ -48,6 +48,7 @@ def app(request: pytest.FixtureRequest) -> Iterator[Celery]:
     url = "memory://budget" if request.param == "memory" else request.getfixturevalue(f"{request.param}_url")
     backend = request.getfixturevalue("redis_url") if request.param == "rabbit" else url
     with Celery("budget", broker=url, backend=backend, set_as_current=False) as app:
+        app.finalize()  # once for an app, and as much as other tests' modules have declared for all apps
         yield app
 
 

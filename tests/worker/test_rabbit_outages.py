@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from minicelery.exceptions import OperationalError
+from tests.faults.test_amqp_streams import break_stream
 from tests.rabbit import RabbitServer
 from tests.waiting import wait_until
 from tests.worker.conftest import staged
@@ -124,6 +125,21 @@ def test_a_worker_that_starts_before_its_server_begins_to_work_when_it_comes(
     stage.worker()
     private_rabbit.restart()
     assert stage.wait_for([stage.send("run", 0.0)], timeout=5) == {"SUCCESS": 1}
+
+
+@pytest.mark.parametrize("how", ["half made", "node down"])
+def test_a_stream_that_a_crash_of_the_server_has_broken_keeps_no_worker_from_its_work(
+    private_rabbit: RabbitServer, private_stage: Stage, how: str
+) -> None:
+    stage = private_stage
+    stage.app.broker.remember("revoked", "old", 60.0)
+    time.sleep(1.0)  # the server writes down once more what it has just made
+    break_stream(private_rabbit, how)
+    worker = stage.worker(concurrency=1)
+    killer, good = stage.send("late_die", "kill"), stage.send("run", 0.0)
+    assert stage.wait_for([killer, good], timeout=10) == {"FAILURE": 1, "SUCCESS": 1}
+    assert stage.runs()[killer.id] == 3
+    assert "Revoked tasks may run" in worker.output()
 
 
 def test_what_a_child_had_finished_when_it_was_killed_during_an_outage_is_settled_after_it(

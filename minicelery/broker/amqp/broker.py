@@ -14,7 +14,7 @@ from minicelery.broker.amqp import codec, declare
 from minicelery.broker.amqp.consumer import AMQPConsumer
 from minicelery.broker.amqp.envelope import as_text, dead_letter_properties, properties
 from minicelery.broker.amqp.link import Content, Link
-from minicelery.broker.amqp.notes import Notes, ensure_stream
+from minicelery.broker.amqp.notes import Notes
 from minicelery.broker.amqp.replies import Replies
 from minicelery.broker.amqp.server import FULL, LOST, Blocked, Late, Refused, Server, passes
 from minicelery.broker.pool import Pool, Slot, pool_limit
@@ -59,7 +59,7 @@ class AMQPBroker:
         self.sure, self.plain = Pool(limit, Late), Pool(limit, Late)
         self.pool = self.plain if options.get("confirm_publish") is False else self.sure
         self.notes = Notes(self)
-        self._tended = False
+        self._tended: set[str] = set()  # queues
 
     # -- publishing ------------------------------------------------------------------------
 
@@ -106,6 +106,8 @@ class AMQPBroker:
                         raise last or error from None
                     except Blocked:
                         # The link is kept: it knows that the server reads nothing of it at present.
+                        if slot.link is not None and slot.link.torn:
+                            slot.drop()
                         raise
                     except (Refused, *LOST) as error:
                         slot.drop()
@@ -142,23 +144,23 @@ class AMQPBroker:
             if confirms:
                 link.confirm()
             return link
-        link.returned.clear()
-        link.refused.clear()
         while link.readable(0):
             link.read()
         if link.closed:
-            raise link.closed.pop(1)
+            raise link.closed.popitem()[1]
         return link
 
     def publish_on(self, link: Link, left: list[Message], end: float) -> None:
         """Send `left` on a link that is being used, emptying it as the server confirms."""
-        self._wait_while_blocked(link, end)
-        link.outstanding.clear()  # of an attempt that was given up while the server was blocked
+        self._begin(link, end)
         if time.monotonic() - link.used_at > IDLE:
             # The way there may have been forgotten meanwhile: leave time for another link.
             end -= (end - time.monotonic()) / 2
-        if end - time.monotonic() < link.timeout - 0.5:
-            link.limit(max(0.05, end - time.monotonic()))
+        left_seconds = end - time.monotonic()
+        if left_seconds < link.timeout - 0.5:
+            link.limit(max(0.05, left_seconds))
+        elif link.limited < link.timeout:
+            link.limit(link.timeout)
         again: set[str] = set()  # ids of those that no queue took at first
         while left:
             first = link.published + 1
@@ -178,8 +180,6 @@ class AMQPBroker:
                 ]
                 raise
         link.used_at = time.monotonic()
-        if link.limited < link.timeout:
-            link.limit(link.timeout)
 
     def _send_all(self, link: Link, messages: Sequence[Message], end: float) -> None:
         """Send the messages, the server being at work on the first while the last are packed."""
@@ -283,12 +283,16 @@ class AMQPBroker:
         link.declared.clear()
         return found
 
-    def _wait_while_blocked(self, link: Link, end: float) -> None:
+    def _begin(self, link: Link, end: float) -> None:
+        """Wait until the server takes messages, and forget what it did not confirm of earlier attempts."""
         while link.blocked is not None:
             left = end - time.monotonic()
             if left <= 0:
                 raise Blocked(link.blocked)
             link.pump(left)
+        link.outstanding.clear()
+        link.refused.clear()
+        link.returned.clear()
 
     # -- consuming -------------------------------------------------------------------------
 
@@ -296,28 +300,44 @@ class AMQPBroker:
         """See `Broker.consumer`."""
         return AMQPConsumer(self, queues, name, backend)
 
-    def replies(self, expires: Any, persistent: bool | None) -> Replies:
+    def replies(self, expires: Any, persistent: bool | None, serializer: str = "json") -> Replies:
         """Results sent straight to who asked: ``rpc://``."""
-        return Replies(self, expires, persistent)
+        return Replies(self, expires, persistent, serializer)
 
     def tend(self, queues: Sequence[str], alive: Sequence[str]) -> list[str]:
         """See `Broker.tend`.  The server itself gives back what a lost consumer held: none is named."""
-        if not self._tended:
+        fresh = [self.spec_of(queue) for queue in queues if queue not in self._tended]
+        if fresh:
             end = time.monotonic() + 4 * PUBLISH_DEADLINE
-
-            def bind(link: Link) -> None:
-                # What Celery's senders delay in the broker must find its way to these queues.
-                declare.ensure_delays(link, self.delay_kind, end)
-                for queue in queues:
-                    found = self.spec_of(queue)
-                    declare.ensure_queue(link, found, end)
-                    declare.ensure_delayed_queue(link, found, end)
-
-                ensure_stream(link, "revoked", end)
-
-            self.insist(bind, end)
-            self._tended = True
+            self.insist(lambda link: self._declare(link, fresh, end), end)
+            self._tended.update(queue.name for queue in fresh)
+        self.notes.make("revoked")
         return []
+
+    def _declare(self, link: Link, queues: Sequence[QueueSpec], end: float) -> None:
+        """Make the queues, and let arrive in them what Celery's senders, or ours, delay.
+
+        Celery's delay in the broker once any of their queues is a quorum queue; ours make the
+        delays with the first message.
+        """
+        for queue in queues:
+            declare.ensure_queue(link, queue, end)
+        if any(queue.is_quorum for queue in queues):
+            declare.ensure_delays(link, self.delay_kind, end)
+        elif not self._there_are_delays(link, end):
+            return
+        for queue in queues:
+            declare.ensure_delayed_queue(link, queue, end)
+
+    def _there_are_delays(self, link: Link, end: float) -> bool:
+        try:
+            link.call(declare.LOOK_FOR_DELAYS, end=end)
+        except Refused as error:
+            if error.code != 404:
+                raise
+            self._reopen(link)
+            return False
+        return True
 
     # -- asking ----------------------------------------------------------------------------
 
@@ -401,15 +421,16 @@ class AMQPBroker:
                 raise
             link.closed.clear()
             return
-        link.call(spec.Channel.Close(0, "", 0, 0), channel=2)
+        link.close_channel(2)
 
-    def bury(self, delivery: Delivery, reason: str) -> None:
+    def bury(self, delivery: Delivery, reason: str, deadline: float | None = None) -> None:
         """Keep a rejected message among the dead letters of its queue."""
         queue = declare.dead_queue_spec(delivery.message.queue)
         found = dead_letter_properties(delivery, reason)
-        end = time.monotonic() + PUBLISH_DEADLINE
+        end = time.monotonic() + (PUBLISH_DEADLINE if deadline is None else deadline)
 
         def send(link: Link) -> None:
+            self._begin(link, end)
             declare.ensure_queue(link, queue, end)
             body, first = delivery.message.body, link.published + 1
             try:
@@ -430,8 +451,17 @@ class AMQPBroker:
         """See `Broker.recall`."""
         return self.notes.read(topic)
 
+    def news(self, topic: str) -> dict[str, bytes]:
+        """The records of `topic` that have not expired, for who asks again and again.
+
+        The first call takes 0.3 s, and makes the stream of the topic; the others read what has
+        come meanwhile.  Raises BrokerUnavailable, or OperationalError; may then be called again.
+        """
+        return self.notes.news(topic)
+
     def close(self) -> None:
         """See `Broker.close`."""
+        self.notes.close()
         self.sure.close()
         self.plain.close()
 

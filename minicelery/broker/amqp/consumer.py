@@ -4,20 +4,18 @@ What a consumer may fetch is its *width*, the prefetch count it consumes with.  
 what is wanted, so that no message waits in a child that is busy, and wider once tasks prove
 so fast that the server should send the next batch while one runs.  A prefetch count can't
 be changed while consuming: to change it, and to give anything back, the consumer is
-cancelled and made anew.
+cancelled and made anew.  Where many tasks run at once what is wanted changes at every turn:
+then the width is what can be held at all, see `hold`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import heapq
 import itertools
-import logging
 import os
 import select
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +25,16 @@ from minicelery.broker import Backend
 from minicelery.broker.amqp import codec, declare, notes
 from minicelery.broker.amqp.envelope import decode
 from minicelery.broker.amqp.link import Content, Link
+from minicelery.broker.amqp.revoked import Revoked
 from minicelery.broker.amqp.server import LOST, Lost, Refused
 from minicelery.broker.amqp.settling import Settler
-from minicelery.exceptions import BrokerUnavailable, InvalidTaskError, OperationalError
-from minicelery.message import Delivery, Outcome, Record, parse_time
+from minicelery.broker.amqp.shelf import Shelf
+from minicelery.broker.amqp.unacked import Unacked
+from minicelery.exceptions import BrokerUnavailable, OperationalError
+from minicelery.message import Delivery, Outcome, Record
 
 if TYPE_CHECKING:
     from minicelery.broker.amqp.broker import AMQPBroker
-
-log = logging.getLogger(__name__)
 
 FAST = 4
 """A consumer that wants so many at once has tasks of a few milliseconds."""
@@ -44,8 +43,9 @@ AHEAD = 16
 """After `STEADY` full batches in a row of fast tasks so many are fetched at once."""
 AHEAD_BYTES = 4 << 20
 """As long as they are no larger than this together."""
-LOOK_AGAIN = 5.0
 HEARING = 1.0
+"""Seconds that a swap which does not wait hears what the queues have to send, at most."""
+MOST_PREFETCHED = 65535
 _EPOCH = 1 << 40  # receipts of one connection; a consumer of 2^40 messages would take years
 
 
@@ -61,14 +61,14 @@ class AMQPConsumer:
         self._broker = broker
         self._server = broker.server
         self._queues = list(queues)
-        self._backend = backend
         self._link: Link | None = None
         self._epoch = 0
+        self._places: int | None = None  # see `hold`
         self._width = 0  # 0 while not consuming
         self._size = 0  # bytes of a message's body, averaged
         self._full = 0  # batches in a row that were all that was wanted
         self._tags: dict[str, str] = {}  # consumer tag -> queue
-        self._numbers = itertools.count(1)
+        self._next_tag = itertools.count(1)
         # Queues that go away with their last consumer: there is always one.
         specs = {queue: broker.spec_of(queue) for queue in queues}
         self._fleeting = {queue for queue, found in specs.items() if found.auto_delete}
@@ -76,16 +76,10 @@ class AMQPConsumer:
         # queues no message is fetched while another one runs.
         self._sparing = len(specs) > 1 and any(found.is_quorum for found in specs.values())
         self._settler = Settler(broker, backend)
-        self._unacked: dict[int, None] = {}  # delivery tags, rising
-        self._counted: set[int] = set()  # those among them that count against the width
-        self._ready: dict[str, deque[Delivery]] = {queue: deque() for queue in queues}
-        self._turn = deque(queues)
-        self._early: list[tuple[float, int, Delivery]] = []  # a heap: due in less than a second
+        self._unacked = Unacked()
+        self._shelf = Shelf(self._queues)
         self._held: dict[int, Delivery] = {}  # handed out, by receipt
-        self._revoked = notes.Topic("revoked")
-        self._warned = False
-        self._patience = LOOK_AGAIN
-        self._look_again = 0.0  # monotonic: whether anything has been revoked by now
+        self._revoked = Revoked(broker)
         self._failure: Refused | None = None
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -96,10 +90,20 @@ class AMQPConsumer:
         """`extend` must be called at least so often, in seconds."""
         return max(0.1, min(self._server.heartbeat or 60, self._link.heartbeat if self._link else 60) / 6)
 
+    def hold(self, places: int) -> None:
+        """From the next call on fetch up to `places`, of each queue, whatever `swap` wants.
+
+        For who runs many at once and settles them in any order: as many as it can hold.  What
+        has come beyond what is wanted waits here.  0, before the end: fetch no more, and give
+        that back.
+        """
+        self._places = min(places, MOST_PREFETCHED)
+
     # -- swap ------------------------------------------------------------------------------
 
     def swap(self, done: Sequence[Outcome], want: int, wait: float) -> list[Delivery]:
         """See `Consumer.swap`."""
+        places = self._places
         try:
             link = self._connected()
             link.beat()
@@ -107,18 +111,24 @@ class AMQPConsumer:
             while link.readable(0):
                 link.read()
             self._check(link)
-            if want == 0 and self._full < STEADY:
+            if places == 0 and self._width:
+                self._let_go(link)
+            elif places is None and want == 0 and self._full < STEADY:
                 # Acknowledging makes room, and who wants nothing would be sent the next ones.
                 self._cancel(link)
             if done or self._settler.owed:
-                self._settle(link, done, last=want == 0)
-            if want == 0:
+                self._settle(link, done, last=want == 0 and not places)
+            if want == 0 or places == 0:
                 return []
-            if time.monotonic() > self._look_again:
-                self._follow_revoked(link, time.monotonic() + self._server.timeout)
-            if self._sparing and want < FAST:
+            if time.monotonic() > self._revoked.look_at:
+                self._revoked.follow(link, time.monotonic() + self._server.timeout)
+            if places is not None:
+                if self._width != places:
+                    self._renew(link, places)
+            elif self._sparing and want < FAST:
                 return self._pick(link) or self._fetch_sparingly(link, want, wait)
-            self._consume(link, want)
+            else:
+                self._consume(link, want)
             return self._fetch(link, want, wait)
         except (Refused, *LOST) as error:
             self._disconnect()
@@ -132,7 +142,7 @@ class AMQPConsumer:
 
     def _fetch(self, link: Link, want: int, wait: float) -> list[Delivery]:
         end = time.monotonic() + wait
-        if wait <= 0:
+        if wait <= 0 and (self._places is None or not self._shelf.ready):
             self._hear_all(link, want)
         poll = select.poll()
         poll.register(link.fileno(), select.POLLIN)
@@ -144,12 +154,12 @@ class AMQPConsumer:
             if found or woken or left <= 0:
                 self._full = self._full + 1 if len(found) == want >= FAST else 0
                 return found
-            if self._early:
+            if (due := self._shelf.next_due) is not None:
                 # What comes early must not use up the room of what is due.
-                if len(self._counted) >= self._width:
+                if self._places is None and len(self._unacked.counted) >= self._width:
                     self._renew(link, self._width)
                     continue
-                left = min(left, max(0.0, self._early[0][0] - time.time()))
+                left = min(left, max(0.0, due - time.time()))
             if link.heartbeat:
                 link.beat()
                 left = min(left, link.heartbeat / 4)
@@ -164,14 +174,13 @@ class AMQPConsumer:
     def _pick(self, link: Link) -> list[Delivery]:
         """One message of the first queue in turn that has any."""
         self._let_go(link)
-        for queue in list(self._turn):
-            self._turn.rotate(-1)
+        for queue in self._shelf.turns():
             link.send_method(1, spec.Basic.Get(queue=queue))
             answer = link.wait_for(1, (Content, spec.Basic.GetEmpty))
             if isinstance(answer, Content):
                 tag, redelivered, exchange, key = codec.decode_get_ok(answer.method)
-                self._unacked[tag] = None
-                self._arrived(decode(answer, redelivered, exchange, key, queue, self._epoch * _EPOCH + tag))
+                self._unacked.tags[tag] = None
+                self._shelf.put(decode(answer, redelivered, exchange, key, queue, self._epoch * _EPOCH + tag))
                 if found := self._take(1):
                     return found
         return []
@@ -190,75 +199,53 @@ class AMQPConsumer:
         end = time.monotonic() + HEARING
         while time.monotonic() < end:
             left = sum(answer.message_count for answer in link.call_all(looks))
-            if left == 0 or sum(map(len, self._ready.values())) >= want:
+            if left == 0 or self._shelf.ready >= want:
                 break
         # Once more: a channel that waits for a queue's answer passes on deliveries after that.
         link.call_all(looks)
         self._check(link)
 
     def _check(self, link: Link) -> None:
-        for channel in (1, *notes.CHANNELS):
-            if channel in link.closed:
-                raise link.closed.pop(channel)
+        if link.closed:
+            if 1 in link.closed:
+                raise link.closed.pop(1)
+            link.closed.clear()
+            self._revoked.ended()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
 
     def _take(self, want: int) -> list[Delivery]:
-        """Up to `want` of what has arrived and is due; the queues take turns."""
-        early, now = self._early, time.time()
-        while early and early[0][0] <= now:
-            delivery = heapq.heappop(early)[2]
-            self._ready[delivery.message.queue].append(delivery)
-        found: list[Delivery] = []
-        self._turn.rotate(-1)
-        idle = 0
-        while len(found) < want and idle < len(self._turn):
-            lane = self._ready[self._turn[0]]
-            if len(self._turn) > 1:
-                self._turn.rotate(-1)
-            if not lane:
-                idle += 1
-                continue
-            idle = 0
-            delivery = lane.popleft()
+        found = self._shelf.take(want)
+        revoked = self._revoked.ids
+        for delivery in found:
             self._held[delivery.receipt] = delivery
-            delivery.revoked = delivery.message.id in self._revoked
-            found.append(delivery)
+            delivery.revoked = delivery.message.id in revoked
         return found
 
     def _take_content(self, link: Link, content: Content) -> None:
         """A message has arrived."""
         if content.channel in notes.CHANNELS:
-            notes.heard(link, self._revoked, content)
+            self._revoked.heard(link, content)
             return
         consumer, tag, redelivered, exchange, key = codec.decode_deliver(content.method)
         queue = self._tags.get(consumer)
-        self._unacked[tag] = None
+        self._unacked.tags[tag] = None
         if queue is None:
             self._give_back(link, [tag])
             return
-        self._counted.add(tag)
+        self._unacked.counted.add(tag)
         self._size += (len(content.body) - self._size) // 4
-        delivery = decode(content, redelivered, exchange, key, queue, self._epoch * _EPOCH + tag)
-        self._arrived(delivery)
-
-    def _arrived(self, delivery: Delivery) -> None:
-        due = _due(delivery)
-        if due is not None and due > time.time():
-            heapq.heappush(self._early, (due, next(self._numbers), delivery))
-        else:
-            self._ready[delivery.message.queue].append(delivery)
+        self._shelf.put(decode(content, redelivered, exchange, key, queue, self._epoch * _EPOCH + tag))
 
     # -- consuming -------------------------------------------------------------------------
 
     def _consume(self, link: Link, want: int) -> None:
         """See to it that `want` messages may come, and few more."""
-        waiting = sum(map(len, self._ready.values()))
         width = want
         if self._full >= STEADY:
             width = max(want, min(want * AHEAD, AHEAD_BYTES // (self._size + 1)))
-        room = self._width - len(self._counted) + waiting
+        room = self._width - len(self._unacked.counted) + self._shelf.ready
         if room < want or not width // 2 <= self._width <= width * AHEAD:
             self._renew(link, max(width, 1))
 
@@ -267,11 +254,11 @@ class AMQPConsumer:
             self._let_go(link)
         else:
             self._cancel(link)
-        self._counted.clear()
-        methods: list[Any] = [spec.Basic.Qos(prefetch_count=min(width, 65535))]
+        self._unacked.counted.clear()
+        methods: list[Any] = [spec.Basic.Qos(prefetch_count=min(width, MOST_PREFETCHED))]
         kept = list(self._tags)  # of queues that would go with their last consumer
         for queue in self._queues:
-            tag = f"{next(self._numbers)}"
+            tag = f"{next(self._next_tag)}"
             self._tags[tag] = queue
             arguments = dict(self._broker.spec_of(queue).consumer_arguments)
             methods.append(spec.Basic.Consume(queue=queue, consumer_tag=tag, arguments=arguments))
@@ -291,23 +278,16 @@ class AMQPConsumer:
         link.call_all([spec.Basic.Cancel(consumer_tag=tag) for tag in tags])
         for tag in tags:
             del self._tags[tag]
-        self._counted.clear()
+        self._unacked.counted.clear()
 
     def _let_go(self, link: Link) -> None:
         """Stop consuming, and give back what has not been handed out."""
         self._cancel(link)
-        fetched = [delivery for lane in self._ready.values() for delivery in lane]
-        fetched += [delivery for _, _, delivery in self._early]
-        for lane in self._ready.values():
-            lane.clear()
-        self._early.clear()
-        self._give_back(link, [delivery.receipt % _EPOCH for delivery in fetched])
+        self._give_back(link, [delivery.receipt % _EPOCH for delivery in self._shelf.clear()])
 
     def _give_back(self, link: Link, tags: Sequence[int]) -> None:
-        for tag in tags:
-            self._unacked.pop(tag, None)
         if tags:
-            link.send(b"".join(codec.nack_frame(1, tag, requeue=True) for tag in tags))
+            link.send(b"".join(self._unacked.given_back(tags)))
 
     # -- settling --------------------------------------------------------------------------
 
@@ -316,14 +296,14 @@ class AMQPConsumer:
         mine = [outcome for outcome in done if outcome.delivery.let_go or self.holds(outcome.delivery)]
         verdicts = self._settler.carry_out(mine, all_of_them=last)
         if verdicts.given_back:
-            self._let_go(link)
+            if self._places is None:
+                self._let_go(link)
             self._give_back(link, [delivery.receipt % _EPOCH for delivery in verdicts.given_back])
         refused = [delivery.receipt % _EPOCH for delivery in verdicts.refused if not delivery.let_go]
         acked = [delivery.receipt % _EPOCH for delivery in verdicts.acked if not delivery.let_go]
-        frames = [codec.nack_frame(1, tag, requeue=False) for tag in refused]
-        for tag in refused:
-            self._unacked.pop(tag, None)
-        frames += self._ack_frames(acked)
+        frames = self._unacked.acked(acked)
+        if refused:
+            frames += self._unacked.refused(refused)
         if frames:
             link.send(b"".join(frames))
         for delivery in (*verdicts.acked, *verdicts.given_back, *verdicts.refused):
@@ -341,42 +321,23 @@ class AMQPConsumer:
         try:
             if self._link is None or self._held.pop(delivery.receipt, None) is None:
                 raise Lost("the connection was lost")
-            self._link.send(b"".join(self._ack_frames([delivery.receipt % _EPOCH])))
+            self._link.send(b"".join(self._unacked.acked([delivery.receipt % _EPOCH])))
         except LOST as error:
             self._disconnect()
             raise self._explained(error) from error
         delivery.let_go = True
 
-    def _ack_frames(self, tags: Sequence[int]) -> list[bytes]:
-        """As few acknowledgements as will do: one for all the oldest, and one for each of the others."""
-        left = set(tags)
-        last = 0
-        for tag in self._unacked:
-            if tag not in left:
-                break
-            last = tag
-        frames = []
-        if last:
-            frames.append(codec.ack_frame(1, last, multiple=True))
-            left = {tag for tag in left if tag > last}
-        frames += [codec.ack_frame(1, tag) for tag in sorted(left)]
-        for tag in tags:
-            self._unacked.pop(tag, None)
-            self._counted.discard(tag)
-        return frames
-
     def extend(self, held: Sequence[Delivery], records: Sequence[Record] = ()) -> None:
         """See `Consumer.extend`: what must not run twice is acknowledged now.
 
-        A task that lasts lets go of all that was fetched ahead.
+        Without `hold` a task that lasts lets go of all that was fetched ahead.
         """
-        if records and self._backend is not None:
-            self._backend.store(records)
-        if self._link is None:
-            return
+        self._settler.store(records)
         link = self._link
+        if link is None:
+            return
         try:
-            if held:
+            if (self._places == 0 and self._width) or (held and self._places is None):
                 self._let_go(link)
             tags = []
             for delivery in held:
@@ -384,7 +345,7 @@ class AMQPConsumer:
                     delivery.let_go = True
                     tags.append(delivery.receipt % _EPOCH)
             if tags:
-                link.send(b"".join(self._ack_frames(tags)))
+                link.send(b"".join(self._unacked.acked(tags)))
             link.beat()
             while link.readable(0):
                 link.read()
@@ -418,35 +379,20 @@ class AMQPConsumer:
                 end = time.monotonic() + max(self._server.timeout, 5.0)
                 for queue in self._queues:
                     declare.ensure_queue(link, self._broker.spec_of(queue), end)
-                self._follow_revoked(link, end)
+                self._revoked.follow(link, end)
             except BaseException:
                 self._link = None
                 link.close_socket()
                 raise
         return self._link
 
-    def _follow_revoked(self, link: Link, end: float) -> None:
-        """Hear of revoked ids; where none was ever revoked, look again later."""
-        self._revoked = notes.Topic("revoked")
-        self._look_again = float("inf")
-        self._patience = min(2 * self._patience, 300.0)
-        try:
-            # First on a connection of its own: a broken stream closes whole connections.
-            self._broker.notes.read("revoked", notes.QUIET)
-            notes.follow(link, self._revoked, end)
-        except (Refused, OperationalError) as error:
-            if isinstance(error, Refused) and error.whole:
-                raise
-            self._look_again = time.monotonic() + self._patience
-            if not self._warned and getattr(error, "code", 0) != 404:
-                self._warned = True
-                log.warning("Revoked tasks may run: %s", error)
-
     def _cancelled(self, tag: str) -> None:
         """The server has ended a consumer: its queue is gone, or has moved."""
         queue = self._tags.get(tag)
         if queue is not None:
             self._failure = Refused(405, f"the queue {queue!r} was deleted or has moved")
+        elif tag in notes.TAGS:
+            self._revoked.ended()
 
     def _disconnect(self) -> None:
         """Drop the connection.  The server gives back what is held."""
@@ -455,11 +401,8 @@ class AMQPConsumer:
             link.close_socket()
         self._held.clear()
         self._settler.forget()
-        for lane in self._ready.values():
-            lane.clear()
-        self._early.clear()
+        self._shelf.clear()
         self._unacked.clear()
-        self._counted.clear()
         self._tags.clear()
         self._width = 0
         self._failure = None
@@ -470,7 +413,7 @@ class AMQPConsumer:
         if link is not None:
             with contextlib.suppress(Refused, *LOST):
                 self._cancel(link)
-                tags = sorted(self._unacked)
+                tags = sorted(self._unacked.tags)
                 self._give_back(link, tags)
             link.close()
         self._held.clear()
@@ -478,17 +421,3 @@ class AMQPConsumer:
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._wake_read = self._wake_write = -1
-
-
-def _due(delivery: Delivery) -> float | None:
-    """When a message is due, if that is in less than a second; what is later goes back to the delays."""
-    eta = delivery.message.headers.get("eta")
-    if eta is None or delivery.broken is not None:
-        return None
-    try:
-        due = parse_time(eta, "eta")
-    except InvalidTaskError:  # the executor says so
-        return None
-    # A time without a zone is read by the executor, which knows the app's.
-    aware = eta.endswith("Z") or "+" in eta[10:] or "-" in eta[10:]
-    return due if aware and due - time.time() < 1.0 else None

@@ -112,6 +112,10 @@ def _delay_methods(kind: str) -> Iterable[Any]:
         yield spec.Exchange.Bind(destination=onward, source=name, routing_key=f"{others}0.#")
 
 
+LOOK_FOR_DELAYS = spec.Exchange.Declare(exchange=DELIVERY, passive=True)
+"""Refused with code 404 where nobody has delayed anything yet."""
+
+
 def ensure_delayed_queue(link: Link, queue: QueueSpec, end: float) -> None:
     """Bind a queue, once on this connection, so that what was delayed for it arrives.
 

@@ -20,7 +20,17 @@ from pika import credentials, frame, spec
 from pika.exceptions import AMQPError
 
 from minicelery.broker.amqp import codec
-from minicelery.broker.amqp.server import PASSING, Blocked, Late, Lost, Refused, Server, host_name
+from minicelery.broker.amqp.server import (
+    INTERNAL_ERROR,
+    PASSING,
+    Blocked,
+    Failed,
+    Late,
+    Lost,
+    Refused,
+    Server,
+    host_name,
+)
 from minicelery.broker.url import ServerURL
 
 FRAME_MAX = 131072
@@ -73,7 +83,9 @@ class Link:
         self._answers: dict[int, list[Any]] = {}
         self._sock: Any = None
         self._tls = False
+        self._open: set[int] = set()  # channels
         self._sent_at = self._heard_at = 0.0
+        self.torn = False  # something has been sent in part: nothing can follow it
         self._late = False  # the server has not answered in time: neither will it to a goodbye
         self._connect(timeout)
 
@@ -101,7 +113,8 @@ class Link:
         raise error
 
     def _shake_hands(self, url: ServerURL, end: float) -> None:
-        self._buffer, self._partial, self._answers, self._late = b"", {}, {}, False
+        self._buffer, self._partial, self._answers, self._open = b"", {}, {}, set()
+        self.torn = self._late = False
         self._sent_at = self._heard_at = time.monotonic()
         self.limit(max(0.05, end - time.monotonic()))
         self._send(frame.ProtocolHeader().marshal())
@@ -144,9 +157,16 @@ class Link:
         self.limit(self.timeout)
 
     def open_channel(self, channel: int, end: float | None = None) -> None:
-        """Open a channel, or open it again after the server has closed it."""
-        self.send_method(channel, spec.Channel.Open())
-        self.wait_for(channel, spec.Channel.OpenOk, end)
+        """Open a channel, afresh where it is open."""
+        if channel in self._open:
+            self.close_channel(channel, end)
+        self.call(spec.Channel.Open(), channel, end)
+        self._open.add(channel)
+
+    def close_channel(self, channel: int, end: float | None = None) -> None:
+        """Close a channel that is open."""
+        self.call(spec.Channel.Close(0, "", 0, 0), channel, end)
+        self._open.discard(channel)
 
     def limit(self, timeout: float) -> None:
         """Each send takes at most `timeout` seconds from now on."""
@@ -175,7 +195,7 @@ class Link:
             else:
                 self._send_large(data)
         except (BlockingIOError, TimeoutError) as error:
-            self._late = True
+            self._late = self.torn = True
             # Before it stops reading it says why.
             while self.blocked is None and self.readable(0):
                 self.read()
@@ -366,11 +386,13 @@ class Link:
             with contextlib.suppress(OSError):
                 self.send_method(0, spec.Connection.CloseOk())
             if method.reply_code in PASSING:
-                raise Lost(f"the server has closed the connection: {method.reply_text}")
+                kind = Failed if method.reply_code == INTERNAL_ERROR else Lost
+                raise kind(f"the server has closed the connection: {method.reply_text}")
             raise Refused(method.reply_code, method.reply_text, whole=True)
         if isinstance(method, spec.Channel.Close):
             self.send_method(channel, spec.Channel.CloseOk())
             self._partial.pop(channel, None)
+            self._open.discard(channel)
             self.closed[channel] = Refused(method.reply_code, method.reply_text)
             if channel == 1:
                 self.outstanding.clear()  # they never will be confirmed

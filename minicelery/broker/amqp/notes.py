@@ -3,34 +3,53 @@
 A stream is a log that reading does not empty (RabbitMQ 3.9).  Each record carries the time
 it expires; the server drops what is old, or too much.  A reader asks for the last records as
 well as for the first, and has seen everything when it has come to those.
+
+Only who writes a record makes the stream, and a worker's agent, once at its start: children
+and operators find it there, or nothing was ever noted.  A RabbitMQ that is killed while it
+makes a stream (within a second, 3.10) keeps a broken one, for good: it answers with an
+internal error and closes the connection, or says that the stream's node is down.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from pika import spec
 
 from minicelery.broker.amqp import codec
 from minicelery.broker.amqp.link import Content, Link
-from minicelery.broker.amqp.server import LOST, Late, Refused
+from minicelery.broker.amqp.server import LOST, Failed, Late, Lost, Refused, is_down
 from minicelery.exceptions import BrokerUnavailable, OperationalError
 from minicelery.message import Message
 
 if TYPE_CHECKING:
     from minicelery.broker.amqp.broker import AMQPBroker
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 CHANNEL, LAST_CHANNEL = CHANNELS = (3, 4)
+TAGS = ("notes-first", "notes-last")
+"""The names of their consumers."""
 _KEPT = "31D"
 _BYTES = 20_000_000
 _SEGMENT = 1_000_000
 _PATIENCE = 5.0
+_ACKED_AT_ONCE = 250  # of the 1000 records that the server sends ahead
 QUIET = 0.05
+"""Seconds without a record after which a child takes a stream to be empty."""
+LONG_QUIET = 0.3
+"""The same for who asks once, and would tell people so."""
+LONGEST_PAUSE = 60.0
+"""Seconds until a stream that could not be made is tried again, at most."""
 
 
 class Topic:
@@ -41,6 +60,7 @@ class Topic:
         self.records: dict[str, tuple[float, bytes]] = {}
         self.reached = -1  # offset of the last record read from the beginning
         self.last = -1  # offset of the last one there was, as far as is known
+        self._roomy = 1000  # so many records before expired ones are looked for
 
     def take(self, content: Content) -> None:
         """Note one record of the stream."""
@@ -54,6 +74,8 @@ class Topic:
             expires = float(headers["expires"])
             if expires > time.time():
                 self.records[str(headers["key"])] = (expires, bytes(content.body))
+                if len(self.records) > self._roomy:
+                    self._forget_expired()
             else:
                 self.records.pop(str(headers["key"]), None)
         except (ValueError, TypeError, KeyError, IndexError) as error:
@@ -68,6 +90,11 @@ class Topic:
         now = time.time()
         return {key: value for key, (expires, value) in self.records.items() if expires > now}
 
+    def _forget_expired(self) -> None:
+        now = time.time()
+        self.records = {key: found for key, found in self.records.items() if found[0] > now}
+        self._roomy = max(1000, 2 * len(self.records))
+
 
 def stream(topic: str) -> str:
     """The stream of `topic`."""
@@ -75,9 +102,9 @@ def stream(topic: str) -> str:
 
 
 def ensure_stream(link: Link, topic: str, end: float) -> None:
-    """Make the stream of `topic` where there is none; for one process at a time.
+    """Make the stream of `topic` where there is none.
 
-    Several that make one at once get an internal error from the server (3.10).
+    Of several that do so at once some get an internal error from the server (3.10).
     """
     arguments = {
         "x-queue-type": "stream",
@@ -97,13 +124,8 @@ def follow(link: Link, topic: Topic, end: float, patience: float = QUIET) -> Non
     comes on the channels of this module to `heard`.  Raises Refused with code 404 where
     nothing was ever noted, and Late.
     """
-    for channel, offset in ((LAST_CHANNEL, "last"), (CHANNEL, "first")):
-        link.open_channel(channel, end)
-        link.call(spec.Basic.Qos(prefetch_count=1000), channel, end)
-        consume = spec.Basic.Consume(
-            queue=stream(topic.name), consumer_tag=f"notes-{offset}", arguments={"x-stream-offset": offset}
-        )
-        link.call(consume, channel, end)
+    _consume(link, topic.name, LAST_CHANNEL, "last", end)
+    _consume(link, topic.name, CHANNEL, "first", end)
     quiet = time.monotonic() + patience
     while topic.reached < topic.last or time.monotonic() < quiet:
         for channel in CHANNELS:
@@ -116,24 +138,69 @@ def follow(link: Link, topic: Topic, end: float, patience: float = QUIET) -> Non
             break
         if topic.last < 0 <= topic.reached:
             quiet = time.monotonic() + patience  # where it ends is still to be heard
-    link.call(spec.Channel.Close(0, "", 0, 0), LAST_CHANNEL, end)
+    link.close_channel(LAST_CHANNEL, end)
+
+
+def _consume(link: Link, topic: str, channel: int, offset: str, end: float) -> None:
+    link.open_channel(channel, end)
+    link.call(spec.Basic.Qos(prefetch_count=1000), channel, end)
+    consume = spec.Basic.Consume(
+        queue=stream(topic), consumer_tag=f"notes-{offset}", arguments={"x-stream-offset": offset}
+    )
+    link.call(consume, channel, end)
 
 
 def heard(link: Link, topic: Topic, content: Content) -> None:
     """Note what has come on the channels of `follow`, and ask for more."""
     _, tag, _, _, _ = codec.decode_deliver(content.method)
     topic.take(content)
-    link.send(codec.ack_frame(content.channel, tag))
+    if tag % _ACKED_AT_ONCE == 0:
+        link.send(codec.ack_frame(content.channel, tag, multiple=True))
 
 
 class Notes:
-    """Writes and reads records for a broker, each time on a connection of its own: it is seldom done."""
+    """Writes and reads records for a broker."""
 
     def __init__(self, broker: AMQPBroker) -> None:
         self.broker = broker
+        self._made: set[str] = set()
+        self._make_at = 0.0
+        self._failures = 0
+        self._reset()
+        notes = weakref.ref(self)
+
+        def reset() -> None:
+            # In a forked child: the parent reads on.
+            if (found := notes()) is not None:
+                found._reset()
+
+        os.register_at_fork(after_in_child=reset)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()  # around the followers
+        self._followers: dict[str, Follower] = {}
+
+    def make(self, topic: str) -> None:
+        """Make the stream, once.  One that can't be made is warned of, and tried again now and then.
+
+        Raises BrokerUnavailable.
+        """
+        if topic in self._made or time.monotonic() < self._make_at:
+            return
+        try:
+            self.once(lambda link: ensure_stream(link, topic, time.monotonic() + _PATIENCE))
+        except OperationalError as error:
+            if isinstance(error, BrokerUnavailable) and not isinstance(error.__cause__, Failed):
+                raise
+            self._failures += 1
+            self._make_at = time.monotonic() + min(LONGEST_PAUSE, 0.5 * 2**self._failures)
+            if self._failures == 2:  # the first may be another agent's, making it at the same moment
+                log.warning("The stream %s can't be made, or is broken: %s", stream(topic), error)
+            return
+        self._made.add(topic)
 
     def write(self, topic: str, key: str, ttl: float, value: bytes) -> None:
-        """Add a record.  The stream is declared by the first who reads or writes it."""
+        """Add a record; makes the stream where there is none."""
         headers = {"key": key, "expires": time.time() + ttl}
         message = Message(key, "", value, headers, stream(topic), content_type="application/octet-stream")
 
@@ -143,34 +210,135 @@ class Notes:
             link.declared.add(("queue", message.queue))
             self.broker.publish_on(link, [message], end)
 
-        self._once(send)
+        self.once(send)
 
-    def read(self, topic: str, patience: float = 6 * QUIET) -> dict[str, bytes]:
-        """The records that have not expired."""
+    def read(self, topic: str) -> dict[str, bytes]:
+        """The records that have not expired, read once."""
         found = Topic(topic)
 
         def look(link: Link) -> None:
             link.on_content = lambda content: heard(link, found, content)
-            try:
-                follow(link, found, time.monotonic() + _PATIENCE, patience)
-            except Refused as error:
-                if error.code != 404:
-                    raise
+            with _nothing_if_missing():
+                follow(link, found, time.monotonic() + _PATIENCE, LONG_QUIET)
 
-        self._once(look)
+        self.once(look)
         return found.present()
 
-    def _once(self, work: Callable[[Link], None]) -> None:
-        server = self.broker.server
-        try:
-            link = Link(server, timeout=_PATIENCE)
+    def exist(self, topic: str) -> bool:
+        """Whether there is a stream of the topic.  Raises OperationalError where it is broken."""
+
+        def look(link: Link) -> bool:
+            with _nothing_if_missing():
+                _consume(link, topic, CHANNEL, "last", time.monotonic() + _PATIENCE)
+                return True
+            return False
+
+        return self.once(look)
+
+    def news(self, topic: str) -> dict[str, bytes]:
+        """The same as `read`, without reading anything twice."""
+        with self._lock:
+            follower = self._followers.get(topic)
+            if follower is None:
+                follower = self._followers[topic] = Follower(self, topic)
+            return follower.present()
+
+    def close(self) -> None:
+        """Follow no topic any more."""
+        with self._lock:
+            for follower in self._followers.values():
+                follower.close()
+            self._followers.clear()
+
+    def once(self, work: Callable[[Link], T]) -> T:
+        """`work(link)` on a connection that is closed after it: a broken stream harms no other one."""
+        with self.in_words():
+            link = self.connect()
             try:
                 link.confirm()
-                work(link)
+                return work(link)
             finally:
                 link.close()
+
+    def connect(self, heartbeat: int = 0) -> Link:
+        """A new connection."""
+        return Link(self.broker.server, timeout=_PATIENCE, heartbeat=heartbeat)
+
+    @contextlib.contextmanager
+    def in_words(self) -> Iterator[None]:
+        """Errors of the connection as OperationalError and BrokerUnavailable."""
+        server = self.broker.server
+        try:
+            yield
         except Refused as error:
             hint = "; streams need RabbitMQ 3.9" if "x-queue-type" in error.text or error.code == 540 else ""
             raise OperationalError(server.explain(error) + hint) from error
         except LOST as error:
             raise BrokerUnavailable(server.explain(error)) from error
+
+
+class Follower:
+    """One topic, followed on a connection of its own, which is read when somebody asks."""
+
+    def __init__(self, notes: Notes, topic: str) -> None:
+        self._notes = notes
+        self._topic = Topic(topic)
+        self._link: Link | None = None
+        self._ended = False
+
+    def present(self) -> dict[str, bytes]:
+        """The records that have not expired, as far as they have come.
+
+        Raises BrokerUnavailable, or OperationalError; works again when the server does.
+        """
+        if self._link is not None:
+            try:
+                self._hear(self._link)
+                return self._topic.present()
+            except (Refused, *LOST):
+                self.close()  # since when, nobody knows: a new one may do
+        with self._notes.in_words():
+            try:
+                self._connect()
+            except BaseException:
+                self.close()
+                raise
+        return self._topic.present()
+
+    def _connect(self) -> None:
+        topic = self._topic = Topic(self._topic.name)
+        end = time.monotonic() + _PATIENCE
+        link = self._link = self._notes.connect(self._notes.broker.server.heartbeat)
+        self._ended = False
+        link.on_content = lambda content: heard(link, topic, content)
+        link.on_cancel = self._cancelled
+        ensure_stream(link, topic.name, end)
+        follow(link, topic, end, LONG_QUIET)
+
+    def _hear(self, link: Link) -> None:
+        link.beat()
+        while link.readable(0):
+            link.read()
+        if link.closed:
+            raise link.closed.popitem()[1]
+        if self._ended:
+            raise Lost("the stream was deleted, or has moved")
+
+    def _cancelled(self, tag: str) -> None:
+        self._ended = True
+
+    def close(self) -> None:
+        """Close the connection; `present` makes a new one."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+
+@contextlib.contextmanager
+def _nothing_if_missing() -> Iterator[None]:
+    """Pass over there being no stream: nothing was ever noted."""
+    try:
+        yield
+    except Refused as error:
+        if error.code != 404 or is_down(error):
+            raise

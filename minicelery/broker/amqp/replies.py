@@ -1,8 +1,11 @@
-"""Results that go straight to who asked: ``rpc://``, one reply queue for each sending process.
+"""Results that go straight to who asked: ``rpc://``, one reply queue for each app that sends.
 
 A worker sends each state of a task to the queue that the call's ``reply_to`` names; the
-sender reads it and remembers what has come.  Nothing is stored: nobody else can ask, and
-what is not read within a day is dropped.  Documents and queues are Celery's.
+sender reads it and remembers what has come.  Nobody else can ask.  Documents are Celery's.
+
+The queue is named by a UUID of the app's own, and of each process it is forked into.  The
+server keeps it, with what comes, while the reader's connection is lost, for `result_expires`
+but ten minutes at most (``x-expires``); a `close` deletes it.
 """
 
 from __future__ import annotations
@@ -29,18 +32,18 @@ from minicelery.exceptions import (
     OperationalError,
 )
 from minicelery.message import Record, new_id
+from minicelery.serialization import content_of
 
 if TYPE_CHECKING:
     from minicelery.broker.amqp.broker import AMQPBroker
 
 T = TypeVar("T")
 
-DAY = 86400.0
 REMEMBERED = 100_000
 """Calls whose results are waited for or kept; the oldest are forgotten."""
 _DEADLINE = 5.0
-_UNREAD = 600_000
-"""Milliseconds that a reply queue stays without a reader: its process reconnects, or is gone."""
+_UNREAD = 600.0
+"""Seconds that a reply queue stays without a reader: its process reconnects, or is gone."""
 
 
 class Replies:
@@ -49,11 +52,14 @@ class Replies:
     direct = True
     """Results reach only the process that sent the call."""
 
-    def __init__(self, broker: AMQPBroker, expires: Any, persistent: bool | None) -> None:
+    def __init__(
+        self, broker: AMQPBroker, expires: Any, persistent: bool | None, serializer: str = "json"
+    ) -> None:
         self.broker = broker
+        self.content_type, self.content_encoding = content_of(serializer)
         self.url = "rpc://"
         seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
-        self.expires = int((DAY if seconds is None else float(seconds)) * 1000)
+        self.unread = min(_UNREAD, float(seconds or _UNREAD))
         self.mode = 2 if persistent else 1
         self._reset()
         backend = weakref.ref(self)
@@ -94,8 +100,8 @@ class Replies:
 
     def _properties(self, record: Record) -> dict[str, Any]:
         return {
-            "content_type": "application/json" if record.document[:1] == b"{" else "application/x-msgpack",
-            "content_encoding": "utf-8" if record.document[:1] == b"{" else "binary",
+            "content_type": self.content_type,
+            "content_encoding": self.content_encoding,
             "headers": {},
             "delivery_mode": self.mode,
             "priority": 0,
@@ -131,7 +137,7 @@ class Replies:
         try:
             # Not deleted with its reader, as Celery's is: a lost connection would take the answers with it.
             declare = spec.Queue.Declare(
-                queue=queue, durable=True, arguments={"x-expires": min(self.expires or _UNREAD, _UNREAD)}
+                queue=queue, durable=True, arguments={"x-expires": max(1, int(self.unread * 1000))}
             )
             consume = spec.Basic.Consume(queue=queue, consumer_tag="replies", no_ack=True)
             link.on_content = self._take

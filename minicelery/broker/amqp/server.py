@@ -33,12 +33,17 @@ class Late(Lost):
     """No answer in time."""
 
 
+class Failed(Lost):
+    """The server has closed the connection for an error of its own."""
+
+
 class Blocked(Late):
     """The server takes no messages at present, and says why."""
 
 
 # Refusals that another attempt may not meet: shutting down, a node that starts, a queue that moves.
-PASSING = frozenset({320, 405, 506, 541})
+INTERNAL_ERROR = 541
+PASSING = frozenset({320, 405, 506, INTERNAL_ERROR})
 
 LOST = (Lost, OSError)
 """Errors after which the connection is dropped and the same call may succeed on a new one."""
@@ -51,8 +56,13 @@ FULL = -1
 def passes(error: BaseException) -> bool:
     """Whether trying again may help."""
     if isinstance(error, Refused):
-        return error.code in PASSING or (error.whole and error.code == 0) or "home node" in error.text
+        return error.code in PASSING or (error.whole and error.code == 0) or is_down(error)
     return isinstance(error, LOST) and not isinstance(error, ssl.SSLCertVerificationError)
+
+
+def is_down(error: Refused) -> bool:
+    """Whether a queue is there, and the node that has it is not."""
+    return "home node" in error.text
 
 
 class Server:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from minicelery.broker import Backend
-from minicelery.broker.amqp.server import Blocked
+from minicelery.broker.amqp.server import FULL, Blocked, Refused
 from minicelery.exceptions import BrokerUnavailable, MiniCeleryError
-from minicelery.message import COUNT_HEADER, Delivery, Message, Outcome, Verdict
+from minicelery.message import COUNT_HEADER, Delivery, Message, Outcome, Record, Verdict
 
 if TYPE_CHECKING:
     from minicelery.broker.amqp.broker import AMQPBroker
@@ -41,28 +41,53 @@ class Settler:
     def __init__(self, broker: AMQPBroker, backend: Backend | None) -> None:
         self._broker = broker
         self._backend = backend
-        self.owed: list[Outcome] = []  # the server takes no messages at present
+        self.owed: list[Outcome] = []  # the server, or a queue, takes no messages at present
+        self._why = ""
         self._retry_at = 0.0
+        self._deadline: float | None = None  # seconds for each message
 
     def carry_out(self, outcomes: Sequence[Outcome], *, all_of_them: bool = False) -> Verdicts:
         """Do everything but acknowledge.
 
-        What can't be sent because the server is short of memory is owed, and tried again
-        later.  Raises BrokerUnavailable or BackendUnavailable; with `all_of_them` also for
-        what is owed.
+        What can't be sent because the server is short of memory, or a queue is full, is owed
+        and tried again later.  Raises BrokerUnavailable or BackendUnavailable; with
+        `all_of_them` also for what is owed.
         """
-        if self.owed and (all_of_them or time.monotonic() > self._retry_at):
-            outcomes, self.owed = [*self.owed, *outcomes], []
-        self._store(outcomes)
+        before = self.owed
+        self._deadline = _TRY if before else None
+        fresh = list(outcomes)
+        if before:
+            # After an error they are handed in once more.
+            waiting = set(map(id, before))
+            fresh = [outcome for outcome in outcomes if id(outcome) not in waiting]
+        tried = not before or all_of_them or time.monotonic() > self._retry_at
+        self.owed = [] if tried else list(before)
+        try:
+            verdicts = self._carry_out([*before, *fresh] if tried else fresh)
+        except BaseException:
+            self.owed = before
+            raise
+        if self.owed:
+            if tried:
+                self._retry_at = time.monotonic() + _PAUSE
+            if all_of_them or len(self.owed) > MOST_OWED:
+                raise BrokerUnavailable(f"{self._why} ({len(self.owed)} outcomes wait for that)")
+        return verdicts
+
+    def _carry_out(self, outcomes: Sequence[Outcome]) -> Verdicts:
+        records = [outcome.record for outcome in outcomes if outcome.record is not None]
+        self.store(records)
+        for outcome in outcomes:
+            outcome.record = None
         owed, hopeless = self._send(outcomes)
         verdicts = Verdicts()
-        buried: list[tuple[Delivery, str]] = []
+        rejected: list[tuple[Outcome, str]] = []
         for outcome in outcomes:
             delivery = outcome.delivery
             if id(outcome) in owed:
                 self.owed.append(outcome)
             elif id(outcome) in hopeless:
-                buried.append((delivery, hopeless[id(outcome)]))
+                rejected.append((outcome, hopeless[id(outcome)]))
             elif outcome.verdict is Verdict.REQUEUE and not _died(outcome):
                 verdicts.given_back.append(delivery)
             elif outcome.verdict is not Verdict.REJECT:
@@ -70,29 +95,22 @@ class Settler:
             elif "x-dead-letter-exchange" in self._broker.spec_of(delivery.message.queue).arguments:
                 verdicts.refused.append(delivery)
             else:
-                buried.append((delivery, outcome.reason or "rejected"))
-        for delivery, reason in buried:
-            self._broker.bury(delivery, reason)
-            verdicts.acked.append(delivery)
-        if self.owed:
-            self._retry_at = time.monotonic() + _PAUSE
-            if all_of_them or len(self.owed) > MOST_OWED:
-                raise BrokerUnavailable(
-                    f"RabbitMQ at {self._broker.url} takes no messages at present: "
-                    f"{len(self.owed)} outcomes wait for it"
-                )
+                rejected.append((outcome, outcome.reason or "rejected"))
+        for outcome, reason in rejected:
+            if self._bury(outcome.delivery, reason):
+                verdicts.acked.append(outcome.delivery)
+            else:
+                self.owed.append(outcome)
         return verdicts
 
     def forget(self) -> None:
         """The connection is lost: what is owed comes back with it."""
         self.owed.clear()
 
-    def _store(self, outcomes: Sequence[Outcome]) -> None:
-        records = [outcome.record for outcome in outcomes if outcome.record is not None]
+    def store(self, records: Sequence[Record]) -> None:
+        """Store the records, where there is a result store."""
         if records and self._backend is not None:
             self._backend.store(records)
-        for outcome in outcomes:
-            outcome.record = None
 
     def _send(self, outcomes: Sequence[Outcome]) -> tuple[set[int], dict[int, str]]:
         """Send what follows; the outcomes for which it must wait, and those for which it never can be."""
@@ -107,10 +125,10 @@ class Settler:
             return set(), {}
         left = [message for _, messages in pending for message in messages]
         try:
-            self._broker.publish_surely(left, _TRY if self.owed else None)
+            self._broker.publish_surely(left, self._deadline)
         except BrokerUnavailable as error:
             waiting = self._unsent(pending, left)
-            if not isinstance(error.__cause__, Blocked):
+            if not self._waits(error):
                 raise
             return {id(outcome) for outcome, _ in waiting}, {}
         except (MiniCeleryError, ValueError) as error:
@@ -138,6 +156,23 @@ class Settler:
             if any(id(message) in unsent for message in messages):
                 waiting.append((outcome, messages))
         return waiting
+
+    def _bury(self, delivery: Delivery, reason: str) -> bool:
+        """Keep it among the dead letters; False while the server takes no messages."""
+        try:
+            self._broker.bury(delivery, reason, self._deadline)
+        except BrokerUnavailable as error:
+            if not self._waits(error):
+                raise
+            self._deadline = _TRY
+            return False
+        return True
+
+    def _waits(self, error: BrokerUnavailable) -> bool:
+        """Whether the connection is good, and there will be room for messages later."""
+        cause = error.__cause__
+        self._why = str(error)
+        return isinstance(cause, Blocked) or (isinstance(cause, Refused) and cause.code == FULL)
 
     def _give_up(self, outcome: Outcome, error: Exception) -> str:
         message = outcome.delivery.message
