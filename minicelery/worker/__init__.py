@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import signal
@@ -165,17 +166,22 @@ class Worker:
 
     def _refuse_limits(self) -> None:
         """Refuse time limits that this pool can't enforce."""
-        kinds = {"solo": ("time_limit",), "threads": ("time_limit", "soft_time_limit")}.get(self.pool, ())
+        both = ("time_limit", "soft_time_limit")
+        kinds = {"solo": ("time_limit",), "threads": both, "asyncio": both}.get(self.pool, ())
+        tasks = [task for name, task in sorted(self.app.tasks.items()) if not name.startswith("celery.")]
+        if self.pool == "asyncio":
+            tasks = [task for task in tasks if not inspect.iscoroutinefunction(task.run)]
         for kind in kinds:
             holders = [
-                f"{name} ({limit:g} s)"
-                for name, task in sorted(self.app.tasks.items())
+                f"{task.name} ({limit:g} s)"
+                for task in tasks
                 if (limit := getattr(task, kind) or getattr(self, kind))
             ]
             if holders:
                 more = f" and {len(holders) - 5} more" if len(holders) > 5 else ""
+                where = f"{kind} for plain functions" if self.pool == "asyncio" else kind
                 raise ImproperlyConfigured(
-                    f"the {self.pool} pool can't enforce {kind}, which {', '.join(holders[:5])}{more} has; "
+                    f"the {self.pool} pool can't enforce {where}, which {', '.join(holders[:5])}{more} has; "
                     "use the prefork pool, the asyncio pool for async def tasks, or take the limit away"
                 )
 

@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,11 +25,13 @@ from minicelery.worker.executor import Executor
 from minicelery.worker.fates import key_of
 from minicelery.worker.keeper import run_of
 from minicelery.worker.orders import QUIT, Orders, Terminate
+from minicelery.worker.suspects import Suspects
 from minicelery.worker.swapper import IDLE_WAIT, RENEW, UNSETTLED, Swapper
 
 log = logging.getLogger("minicelery.worker.loop")
 
 FETCH = 250  # at once; the places may be more
+SUSPECT_TICK = 0.05
 LONG = 0.25
 """Seconds after which a run is marked as started in the broker, and shown on the Board."""
 
@@ -44,7 +45,9 @@ class Running:
     key: str
     call: Call | None = None  # once it has begun
     marked: bool = False
-    handle: Any = None  # the runner's own
+    given_up: bool = False  # it has ended for us, and goes on all the same
+    handle: Any = None  # these two are the runner's own
+    body: Any = None
 
 
 class Runner(Protocol):
@@ -86,7 +89,10 @@ class Crowd(Swapper):
         self._something_ended = threading.Event()
         self._waiting = False  # the main thread waits for messages
         self._asleep = False  # … or for something to end
-        self._suspects: deque[Delivery] = deque()
+        self.suspects = Suspects()
+        self._behind: list[Delivery] = []  # others that were fetched, and wait while a suspect is alone
+        self._unnoted: list[Running] = []  # have ended, with an outcome that the Board has no room for
+        self._settling: list[Running] = []  # those of them that the present swap settles
         self._kept: dict[str, Message] = {}  # the broker has let go of these
         self._newest = 0
         self._shown: list[Running] = []
@@ -96,18 +102,22 @@ class Crowd(Swapper):
 
     def run(self) -> int:
         """Work until ordered to stop, or until this child has done its share; the exit code."""
-        if (hold := getattr(self.consumer, "hold", None)) is not None:
+        hold = getattr(self.consumer, "hold", None)
+        if hold is not None:
             hold(self.board.places)
         threading.Thread(target=self._listen, name="minicelery-orders", daemon=True).start()
         self.runner.start()
         while not self.stopping.is_set() and not self.worn_out():
             self._turn(self._room())
         self._draining = True
+        self._give_back()
+        if hold is not None:
+            hold(0)  # what has been sent ahead goes back now
+            self.swap(0, 0)
         while self.running and not self._quitting:
             self._turn(0)
         if self._quitting:
             self._leave()
-        self._give_back()
         if not self.settle_all():
             return UNSETTLED
         self.consumer.close()
@@ -115,13 +125,15 @@ class Crowd(Swapper):
         return 0
 
     def _room(self) -> int:
-        room = min(len(self._places), FETCH)
+        fetched = len(self._behind)
+        room = min(len(self._places) - fetched, FETCH)
         if self.max_tasks is not None:
-            left = self.max_tasks - self.slot.processed - len(self.running)
+            begun = self.slot.processed + len(self.running)
+            left = self.max_tasks - begun - fetched - len(self.suspects.waiting)
             if left <= room:
                 room = left
                 self.wear_out()
-        return 0 if self._suspects else max(0, room)
+        return 0 if self.suspects.alone(self.running) else max(0, room)
 
     def _turn(self, want: int) -> None:
         """Settle what has ended, fetch, and look after what runs."""
@@ -134,7 +146,9 @@ class Crowd(Swapper):
             fresh = self.learn(fresh)
         if self._draining or self.stopping.is_set():
             self._give_back(fresh)
-        elif fresh or self._suspects:
+        elif fresh or self._behind or self.suspects.waiting:
+            if want and not fresh:
+                self.suspects.leave_no_rest()
             self._start(fresh)
         self._look_after()
 
@@ -153,42 +167,52 @@ class Crowd(Swapper):
         with self._state:
             self.unsettled.extend(self.done)
             self.done.clear()
+            self._settling, self._unnoted = self._unnoted, []
             self.slot.turn_journal()
             if self._kept:
                 running = {one.key for one in self.running.values()}
                 self._kept = {key: message for key, message in self._kept.items() if key in running}
 
+    def on_settled(self) -> None:
+        """See `Swapper`: now the Board need not say any more that these run."""
+        if self._settling:
+            with self._state:
+                for one in self._settling:
+                    self._leave_place(one)
+            self._settling = []
+
     def _patience(self) -> float:
+        if self.suspects.waiting or self.suspects.running:
+            return SUSPECT_TICK
         return LONG if len(self._shown) < len(self.running) else IDLE_WAIT
 
     # -- running ---------------------------------------------------------------------------
 
     def _start(self, fresh: Sequence[Delivery]) -> None:
-        """Have the deliveries run.
-
-        One under which a run has died before runs alone: if it kills this process again,
-        nothing else goes with it.
-        """
-        calm: list[Delivery] = []
+        """Have the deliveries run; those under which a run has died before, one after the other."""
         for delivery in fresh:
-            (self._suspects if delivery.deliveries > 0 else calm).append(delivery)
-        if self._suspects and not self.running and not calm:
+            (self.suspects.waiting if delivery.deliveries > 0 else self._behind).append(delivery)
+        batch: list[Delivery] = []
+        if not self.suspects.alone(self.running):
+            batch, self._behind = self._behind[: len(self._places)], self._behind[len(self._places) :]
+        elif self._places and (suspect := self.suspects.next(self.running)) is not None:
             if self.done:
                 self.swap(0, 0)
-            calm.append(self._suspects.popleft())
+            batch = [suspect]
         if self.told:
-            calm = [delivery for delivery in calm if self.consumer.holds(delivery) and self._let_go(delivery)]
-        if calm:
+            batch = [one for one in batch if self.consumer.holds(one) and self._let_go(one)]
+        if batch:
             with self._state:
-                batch = [self._placed(delivery) for delivery in calm]
+                placed = [self._placed(delivery) for delivery in batch]
                 self._write_entry()
-            self.runner.run(batch)
+            self.runner.run(placed)
 
     def _give_back(self, fresh: Sequence[Delivery] = ()) -> None:
         """Let go of what has not begun, the last one first: each goes to the queue's front."""
-        for delivery in reversed([*self._suspects, *fresh]):
+        for delivery in reversed([*self.suspects.waiting, *self._behind, *fresh]):
             self.done.append(Outcome(delivery, Verdict.REQUEUE))
-        self._suspects.clear()
+        self.suspects.waiting.clear()
+        self._behind.clear()
 
     def _placed(self, delivery: Delivery) -> Running:
         receipt, place = delivery.receipt, self._places.pop()
@@ -225,7 +249,7 @@ class Crowd(Swapper):
         return True
 
     def _write_entry(self) -> None:
-        began = time.monotonic() if self.running else 0.0
+        began = time.monotonic() if len(self._places) < self.board.places else 0.0
         self.slot.write(self._newest, began, 0.0, len(self._places))
 
     def begun(self, one: Running, call: Call) -> None:
@@ -239,21 +263,27 @@ class Crowd(Swapper):
             if self.running.get(receipt) is not one:
                 return
             self.finish(outcome)
-            slot.note(outcome, one.key)
-            slot.take_place(one.place, 0)
-            if self.told:
-                slot.name_run("", one.place)
             slot.processed += 1
             del self.running[receipt]
-            self._places.append(one.place)
-            if not self.running:
-                self._write_entry()
+            if slot.note(outcome, one.key):
+                self._leave_place(one)
+            else:
+                # As far as anybody can tell it runs, until it is settled.
+                self._unnoted.append(one)
         if self._waiting:
             self._waiting = False
             self.consumer.wake()
         elif self._asleep:
             self._asleep = False
             self._something_ended.set()
+
+    def _leave_place(self, one: Running) -> None:
+        self.slot.take_place(one.place, 0)
+        if self.told:
+            self.slot.name_run("", one.place)
+        self._places.append(one.place)
+        if len(self._places) == self.board.places:
+            self._write_entry()
 
     # -- looking after what runs -----------------------------------------------------------
 

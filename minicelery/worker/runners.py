@@ -9,11 +9,10 @@ import queue
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from minicelery._state import request_var
-from minicelery.exceptions import SoftTimeLimitExceeded
 from minicelery.message import Outcome
 from minicelery.worker import coroutines
 from minicelery.worker.call import Call, RunRevoked
@@ -25,8 +24,8 @@ log = logging.getLogger("minicelery.worker.loop")
 
 GRACE = 1.0
 """Seconds that a coroutine which was cancelled at its hard limit may still take."""
-SYNC_THREADS = 32
-"""Threads for the tasks of the asyncio pool that are not `async def`."""
+ASKERS = 8
+"""Threads that ask the broker whether a task with limits across workers may begin."""
 
 
 class Threads:
@@ -62,6 +61,7 @@ class Threads:
             if isinstance(call, Outcome):
                 return call
             self.crowd.begun(one, call)
+            _tell_of_limits(call, "the threads pool")
             return executor.call(call)
         except BaseException as error:  # of our own, or of a handler: the thread goes on
             return executor.internal_error(one.delivery, error)
@@ -70,11 +70,7 @@ class Threads:
         """A thread can't be ended: the task may look at ``self.request.cancelled``."""
         assert one.call is not None
         one.call.request.cancelled = True
-        message = one.delivery.message
-        log.warning(
-            "Task %s[%s] was revoked, but threads can't be terminated: it goes on unless it looks at "
-            "self.request.cancelled", message.task, message.id,
-        )  # fmt: skip
+        _tell_of_thread(one.call)
 
     def close(self) -> None:
         """See `Runner`."""
@@ -89,16 +85,18 @@ class Coroutines:
         self.crowd = crowd
         self.executor = crowd.executor
         self.loop = asyncio.new_event_loop()
-        self._threads = ThreadPoolExecutor(min(SYNC_THREADS, crowd.board.places), "minicelery-sync")
-        self._thread = threading.Thread(target=self._serve, name="minicelery-asyncio", daemon=True)
+        self._closing = False
+        # As many as may run at once: none that has begun waits for a thread.
+        self._threads = ThreadPoolExecutor(crowd.board.places, "minicelery-sync")
+        self._askers = ThreadPoolExecutor(ASKERS, "minicelery-limits")
+        self._thread = threading.Thread(
+            target=coroutines.serve, args=(self.loop, lambda: not self._closing),
+            name="minicelery-asyncio", daemon=True,
+        )  # fmt: skip
 
     def start(self) -> None:
         """See `Runner`."""
         self._thread.start()
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
 
     def run(self, batch: Sequence[Running]) -> None:
         """See `Runner`."""
@@ -112,113 +110,124 @@ class Coroutines:
     async def _live(self, one: Running) -> None:
         """One delivery from its begin to its outcome."""
         executor = self.executor
-        outcome: Outcome | None = None
+        outcome: Outcome | None
         try:
             if executor.admission is None:
                 call = executor.begin(one.delivery)
             else:  # it may ask the broker
-                call = await self._in_thread(executor.begin, one.delivery)
+                call = await self._in_thread(self._askers, executor.begin, one.delivery)
             if isinstance(call, Outcome):
                 outcome = call
+            elif call.plan.is_async:
+                self.crowd.begun(one, call)
+                outcome = await self._awaited(one, call)
             else:
                 self.crowd.begun(one, call)
-                if not call.plan.is_async:
-                    outcome = await self._in_thread(executor.call, call)
-                elif call.soft_limit is None and call.time_limit is None:
-                    request_var.set(call.request)
-                    call.running = True
-                    try:
-                        value = call.plan.function(*call.args, **call.kwargs)
-                        if asyncio.iscoroutine(value):  # a task's own __call__ may return something else
-                            value = await value
-                    except BaseException as error:
-                        outcome = executor.fail(call, _meant(call, error))
-                    else:
-                        outcome = executor.finish(call, value)
-                else:
-                    outcome = await self._within_limits(one, call)
+                _tell_of_limits(call, "the asyncio pool, for a task that is no async def")
+                outcome = await self._in_thread(self._threads, executor.call, call)
         except BaseException as error:  # of our own, or of a handler: the loop goes on
             outcome = executor.internal_error(one.delivery, error)
-        self.crowd.ended(one, outcome)
+        if outcome is not None:
+            self.crowd.ended(one, outcome)
 
-    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+    async def _in_thread(self, threads: Executor, function: Callable[..., Any], *args: Any) -> Any:
         context = contextvars.copy_context()
-        return await self.loop.run_in_executor(self._threads, context.run, function, *args)
+        return await self.loop.run_in_executor(threads, context.run, function, *args)
 
-    async def _within_limits(self, one: Running, call: Call) -> Outcome:
+    async def _awaited(self, one: Running, call: Call) -> Outcome | None:
+        """The outcome of a coroutine; None where its end has been told already."""
         request_var.set(call.request)
-        wrapped = Interruptible(_called(call))
+        timers = self._timers(one, call) if call.soft_limit is not None or call.time_limit is not None else ()
+        error = value = None
+        try:
+            value = call.plan.function(*call.args, **call.kwargs)
+            if asyncio.iscoroutine(value):  # a task's own __call__ may return something else
+                one.body = Interruptible(value)
+                value = await one.body
+        except BaseException as failed:
+            error = failed
+        for timer in timers:
+            timer.cancel()
+        if one.given_up:
+            return None
+        if call.late:
+            return self.executor.timed_out(call)
+        if error is None:
+            return self.executor.finish(call, value)
+        if call.revoked_by is not None and isinstance(error, asyncio.CancelledError):
+            error = RunRevoked(call.revoked_by)
+        return self.executor.fail(call, error)
+
+    # -- ending a run ----------------------------------------------------------------------
+
+    def _timers(self, one: Running, call: Call) -> list[asyncio.TimerHandle]:
+        later = self.loop.call_later
         timers = []
         if call.soft_limit is not None:
-            timers.append(self.loop.call_later(call.soft_limit, self._at_soft_limit, one, call, wrapped))
+            timers.append(later(call.soft_limit, self._at_soft_limit, one, call))
         if call.time_limit is not None:
-            timers.append(self.loop.call_later(call.time_limit, self._at_hard_limit, one, call))
-        call.running = True
-        try:
-            value = await wrapped
-        except BaseException as error:
-            if call.late:
-                return self.executor.timed_out(call)
-            return self.executor.fail(call, _meant(call, error))
-        finally:
-            call.running = False
-            for timer in timers:
-                timer.cancel()
-        return self.executor.finish(call, value)
+            timers.append(later(call.time_limit, self._at_hard_limit, one, call))
+        return timers
 
-    def _at_soft_limit(self, one: Running, call: Call, wrapped: Interruptible) -> None:
-        if call.running:
-            message = one.delivery.message
-            log.warning(
-                "Soft time limit (%ss) exceeded for %s[%s]", call.soft_limit, message.task, message.id
-            )
-            wrapped.error = SoftTimeLimitExceeded()
-            one.handle.cancel()
+    def _at_soft_limit(self, one: Running, call: Call) -> None:
+        message = one.delivery.message
+        log.warning("Soft time limit (%ss) exceeded for %s[%s]", call.soft_limit, message.task, message.id)
+        self._cancel(one, coroutines.SoftLimitReached())
 
     def _at_hard_limit(self, one: Running, call: Call) -> None:
-        if call.running:
-            call.late = True
-            one.handle.cancel()
-            self.loop.call_later(GRACE, self._give_up, one, call)
+        call.late = True
+        self._cancel(one)
+        self.loop.call_later(GRACE, self._give_up, one, call)
 
     def _give_up(self, one: Running, call: Call) -> None:
         """It goes on although it was cancelled: it has failed all the same."""
-        if call.running:
+        if not one.handle.done():
+            one.given_up = True
             self.crowd.ended(one, self.executor.timed_out(call))
+
+    def _cancel(self, one: Running, error: BaseException | None = None) -> None:
+        if one.body is not None:
+            one.body.error = error
+        one.handle.cancel()
 
     def interrupt(self, one: Running, order: Terminate) -> None:
         """See `Runner`: the task is cancelled where it awaits something."""
-        assert one.call is not None
         call = one.call
+        assert call is not None
         call.request.cancelled = True
-
-        def cancel() -> None:
-            if call.plan.is_async:
-                if order.signal is not signal.SIGUSR1:
-                    call.revoked_by = order.signal
-                one.handle.cancel()
-
-        self.loop.call_soon_threadsafe(cancel)
+        if not call.plan.is_async:
+            _tell_of_thread(call)
+        elif order.signal is signal.SIGUSR1:
+            self.loop.call_soon_threadsafe(self._cancel, one, coroutines.SoftLimitReached())
+        else:
+            call.revoked_by = order.signal
+            self.loop.call_soon_threadsafe(self._cancel, one)
 
     def close(self) -> None:
         """See `Runner`."""
+        self._closing = True
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(coroutines.CLEANUP)
-        self._threads.shutdown(wait=False)
+        for threads in (self._threads, self._askers):
+            threads.shutdown(wait=False)
         if not self.loop.is_running():
             asyncio.set_event_loop(self.loop)
             coroutines.finish(self.loop)
 
 
-async def _called(call: Call) -> Any:
-    value = call.plan.function(*call.args, **call.kwargs)
-    return await value if asyncio.iscoroutine(value) else value
+def _tell_of_thread(call: Call) -> None:
+    message = call.delivery.message
+    log.warning(
+        "Task %s[%s] was revoked, but threads can't be terminated: it goes on unless it looks at "
+        "self.request.cancelled", message.task, message.id,
+    )  # fmt: skip
 
 
-def _meant(call: Call, error: BaseException) -> BaseException:
-    """What a cancellation stands for."""
-    if isinstance(error, asyncio.CancelledError) and call.revoked_by is not None:
-        return RunRevoked(call.revoked_by)
-    if isinstance(error, asyncio.CancelledError) and call.request.cancelled:
-        return SoftTimeLimitExceeded()
-    return error
+def _tell_of_limits(call: Call, where: str) -> None:
+    """The task's own limits were refused at start: these have come with its message."""
+    if call.soft_limit is not None or call.time_limit is not None:
+        message = call.delivery.message
+        log.warning(
+            "Task %s[%s] was called with time limits (soft %s, hard %s), and runs without: they can't be "
+            "enforced in %s", message.task, message.id, call.soft_limit, call.time_limit, where,
+        )  # fmt: skip

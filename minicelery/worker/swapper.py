@@ -133,7 +133,11 @@ class Swapper:
             self.note_name()
         if self.unsettled:
             self.unsettled = []
+            self.on_settled()
         return fresh
+
+    def on_settled(self) -> None:
+        """What was `unsettled` has been settled."""
 
     def take_done(self) -> None:
         """Move what is done to what the next swap settles."""
@@ -157,22 +161,25 @@ class Swapper:
             log.error("%s; trying again until it is back", error)
         ceiling = min(SLOWEST_RECONNECT, 0.05 * 2 ** min(self._outage, 5))
         self._outage += 1
-        self.stopping.wait(random.uniform(ceiling / 2, ceiling))
+        seconds = random.uniform(ceiling / 2, ceiling)
+        if self.stopping.is_set():
+            time.sleep(seconds)
+        else:
+            self.stopping.wait(seconds)
 
     def settle_all(self) -> bool:
         """Settle what is left, for as long as the broker's lease would last; whether it is done."""
         for delivery in self.aside:
             self.done.append(Outcome(delivery, Verdict.REQUEUE))
-        if not self.done and not self.unsettled:
-            return True
         end = time.monotonic() + LAST_WORDS
-        while True:
+        while self.done or self.unsettled:
             try:
                 with self.lock:
                     self.swap_locked(0, 0)
-                return True
             except (OperationalError, BackendError) as error:
                 if time.monotonic() > end:
-                    log.error("%d outcomes could not be settled: %s", len(self.unsettled), error)
+                    left = len(self.unsettled) + len(self.done)
+                    log.error("%d outcomes could not be settled: %s", left, error)
                     return False
                 time.sleep(0.2)
+        return True

@@ -118,6 +118,7 @@ def test_the_hard_limit_ends_a_coroutine_and_no_other(redis_stage: Stage, task: 
         ("threads", {"time_limit": 5}, "the threads pool can't enforce time_limit"),
         ("threads", {"soft_time_limit": 5}, "the threads pool can't enforce soft_time_limit"),
         ("solo", {"time_limit": 5}, "the solo pool can't enforce time_limit"),
+        ("asyncio", {"time_limit": 5}, "the asyncio pool can't enforce time_limit for plain functions"),
         ("threads", {"autoscale": (4, 1)}, "autoscale"),
     ],
 )
