@@ -406,7 +406,7 @@ def test_pickle_carries_the_exception_itself() -> None:
 @pytest.mark.parametrize(
     "error",
     [KeywordOnlyError(code=7), type("LocalError", (Exception,), {})("x"), ValueError("x", lambda: 1)],
-    ids=repr,
+    ids=lambda error: type(error).__name__,
 )
 def test_an_exception_that_cannot_be_pickled_is_described(error: Exception) -> None:
     found = rebuilt(error, "pickle")
