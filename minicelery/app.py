@@ -212,6 +212,8 @@ class Celery(Servers):
         if not callable(fun):
             raise TypeError(f"@app.task takes a function, got {type(fun).__name__}; options go by keyword")
         shared, filter = options.pop("shared", True), options.pop("filter", None)
+        if filter is not None and not callable(filter):
+            raise TypeError(f"filter={filter!r:.80} of @app.task: expected a function of the task, or None")
         task = task_from_function(self, fun, **options)
         warn_of_addresses(task.name, options)
         if shared:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from minicelery.modules import callers_level
-from minicelery.options import OF_A_TASK, check_limits, check_retry_names, nearest
+from minicelery.options import (
+    MOST_SECONDS,
+    OF_A_TASK,
+    check_dates,
+    check_limits,
+    check_priority,
+    check_retry,
+    check_retry_names,
+    nearest,
+)
 from minicelery.settings import kinds
 from minicelery.settings.kinds import Kind, optional
 from minicelery.task import FromConfig, Task
@@ -44,6 +53,21 @@ _FIXED = {
 }
 
 
+def _delay(value: Any) -> Any:
+    found: Any = kinds.DURATION.convert(value)
+    if found < MOST_SECONDS:
+        return found
+    raise ValueError(f"below {MOST_SECONDS:.0f} seconds")
+
+
+def _pairs(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and all(
+        isinstance(pair, (list, tuple)) and [type(text) for text in pair] == [str, str] for pair in value
+    ):
+        return value
+    raise ValueError
+
+
 def _exceptions(value: Any) -> Any:
     found = (value,) if isinstance(value, type) else value
     if not isinstance(found, (list, tuple, set, frozenset)):
@@ -55,15 +79,13 @@ def _exceptions(value: Any) -> Any:
 
 
 def _priority(value: Any) -> Any:
-    if type(value) is int and 0 <= value <= 255:
-        return value
-    raise ValueError
+    return check_priority(value)
 
 
 def _expires(value: Any) -> Any:
     if isinstance(value, datetime):
         return value
-    return kinds.DURATION.convert(value)
+    return _delay(value)
 
 
 def _address(value: Any) -> Any:
@@ -84,13 +106,13 @@ def _text(value: Any) -> Any:
 
 _EXCEPTIONS = Kind("an exception class, or a tuple of them", _exceptions)
 _ADDRESS = Kind("a name, or an object that has one", _address)
-_DELAY = Kind("a number of seconds >= 0 or a timedelta", kinds.DURATION.convert)
+_DELAY = Kind("a number of seconds >= 0 or a timedelta", _delay)
 _KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(
         (
             "ignore_result", "store_errors_even_if_ignored", "track_started", "acks_late", "acks_on_failure",
             "acks_on_timeout", "acks_on_failure_or_timeout", "reject_on_worker_lost", "retry_on_worker_lost",
-            "store_eager_result", "typing",
+            "store_eager_result", "typing", "immediate", "mandatory",
         ),
         optional(kinds.BOOLEAN),
     ),
@@ -109,6 +131,7 @@ _KINDS: Mapping[str, Kind] = {
     "compression": optional(kinds.COMPRESSION),
     "delivery_mode": optional(kinds.DELIVERY_MODE),
     "exchange_type": optional(kinds.EXCHANGE_TYPE),
+    "from_config": Kind("a tuple of pairs: an attribute's name and a setting's", _pairs),
 }  # fmt: skip
 
 
@@ -133,18 +156,40 @@ def check_values(name: str, values: Mapping[str, Any]) -> None:
     """Refuse values of attributes that can't work.  Raises ValueError naming what is accepted."""
     for attribute, value in values.items():
         kind = _KINDS.get(attribute)
-        if kind is None or (value is None and kind.takes_none) or hasattr(type(value), "__get__"):
-            continue  # what has a __get__ is made up when it is read
+        if kind is None or (value is None and kind.takes_none) or _is_read(value):
+            continue
         try:
             kind.convert(value)
         except ValueError as error:
             hint = f" ({error})" if str(error) else ""
             raise ValueError(f"{attribute}={value!r:.80} of {name}: expected {kind.expected}{hint}") from None
     if isinstance(values.get("retry_kwargs"), Mapping):
-        check_retry_names(name, values["retry_kwargs"])
+        _check_retry_kwargs(name, values["retry_kwargs"])
     soft, hard = values.get("soft_time_limit"), values.get("time_limit")
-    if not any(hasattr(type(limit), "__get__") for limit in (soft, hard)):
+    if not any(_is_read(limit) for limit in (soft, hard)):
         check_limits(hard, soft, name)
+
+
+def _is_read(value: Any) -> bool:
+    """Whether it is a property or the like, whose value is known only when it is read."""
+    return hasattr(type(value), "__get__") and not callable(value)
+
+
+def _check_retry_kwargs(name: str, given: Mapping[str, Any]) -> None:
+    check_retry_names(name, given)
+    try:
+        get = given.get
+        check_retry(name, get("args"), get("kwargs"), get("exc"), get("max_retries"))
+        check_dates(name, given, timezone.utc)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"retry_kwargs= of {name}: {error}") from None
+
+
+def check_flags(name: str, **flags: Any) -> None:
+    """Refuse flags of `@app.task` that are none.  Raises ValueError."""
+    for option, value in flags.items():
+        if not isinstance(value, (bool, int)) or value not in (0, 1):
+            raise ValueError(f"{option}={value!r:.80} of {name}: expected a boolean")
 
 
 def own_values(kind: type) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from minicelery._state import get_current_app
 from minicelery.awaiting import in_thread
 from minicelery.exceptions import ImproperlyConfigured
+from minicelery.options import check_arguments_shape
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # stubs, known to every type checker
@@ -53,6 +54,8 @@ class Signature(dict[str, Any], Generic[R]):
             self.setdefault("subtask_type", None)
             self.setdefault("immutable", False)
         else:
+            if isinstance(args, (str, bytes, Mapping)):
+                check_arguments_shape(task if isinstance(task, str) else task.name, args, kwargs or {})
             super().__init__(
                 task=task if isinstance(task, str) else task.name,
                 args=list(args or ()),
@@ -199,6 +202,17 @@ class Signature(dict[str, Any], Generic[R]):
 
     def __invert__(self) -> R:
         return self.delay().get()
+
+    if not TYPE_CHECKING:
+
+        def __or__(self, other):
+            # A dict's `|` would make one call of the two, and lose the first.
+            raise TypeError(
+                f"{self!r:.80} | …: chains are not part of this version; "
+                f"send the next call with link=: task.apply_async(…, link=following.s())"
+            )
+
+        __ior__ = __or__
 
     def __repr__(self) -> str:
         parts = [repr(arg) for arg in self.args] + [f"{key}={value!r}" for key, value in self.kwargs.items()]

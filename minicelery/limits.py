@@ -126,7 +126,9 @@ def of_task(task: Any, conf: Any) -> TaskLimits | None:
         return None
     name = task.name
     _refuse_lonely_keys(task, size, unique)
-    interval = interval_of(rate, f"rate_limit={rate!r} of {name}")
+    if conf is not None and rate is None and getattr(task, "rate_limit_key", None) is not None:
+        raise _lonely(task, "rate_limit_key", "rate_limit= beside it, or the setting task_default_rate_limit")
+    interval = interval_of(rate, f"rate_limit={rate!r:.80} of {name}")
     if conf is not None and conf.worker_disable_rate_limits:
         interval = 0.0
     limits = TaskLimits(
@@ -157,7 +159,7 @@ def interval_of(rate: Any, what: str) -> float:
     if (
         isinstance(number, bool)
         or not isinstance(number, (int, float))
-        or not 0 <= number < 1e9
+        or not (number == 0 or 1e-6 <= number < 1e9)
         or unit not in _PER
     ):
         raise ValueError(f"{what}: expected {_RATES}")
@@ -169,7 +171,7 @@ def _size(size: Any, name: str) -> int:
         return 0
     if type(size) is not int or not 0 < size < 1 << 31:
         raise ValueError(
-            f"concurrency_limit={size!r} of {name}: expected a whole number of runs greater than 0, or None"
+            f"concurrency_limit={size!r:.80} of {name}: expected a whole number of runs greater than 0, or None"
         )
     return size
 
@@ -182,7 +184,7 @@ def _window(unique: Any, name: str) -> float:
     seconds = unique.total_seconds() if isinstance(unique, timedelta) else unique
     if not isinstance(seconds, (int, float)) or not 0 < seconds < 1e9:
         raise ValueError(
-            f"unique={unique!r} of {name}: expected True, seconds greater than 0, a timedelta, or None"
+            f"unique={unique!r:.80} of {name}: expected True, seconds greater than 0, a timedelta, or None"
         )
     return float(seconds)
 
@@ -204,7 +206,11 @@ def _refuse_lonely_keys(task: Any, size: Any, unique: Any) -> None:
     ):
         key = getattr(task, option, None)
         if key is not None and value in (None, False):
-            raise ValueError(f"{option}={key!r} of {task.name} needs {of}= beside it")
+            raise _lonely(task, option, f"{of}= beside it")
+
+
+def _lonely(task: Any, option: str, needed: str) -> ValueError:
+    return ValueError(f"{option}={getattr(task, option)!r:.80} of {task.name} needs {needed}")
 
 
 def _whole(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -220,13 +226,13 @@ def _key(task: Any, option: str, otherwise: Key) -> Key:
         return _called(task.name, option, _as_given(task, given))
     names = (given,) if isinstance(given, str) else given
     if not isinstance(names, (tuple, list)) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{option}={given!r} of {task.name}: expected {_KEYS}")
+        raise ValueError(f"{option}={given!r:.80} of {task.name}: expected {_KEYS}")
     parameters = task.__signature__.parameters
     takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     for name in names:
         if name not in parameters and not takes_any:
             raise ValueError(
-                f"{option}={given!r} of {task.name}: it has no parameter {name!r}; "
+                f"{option}={given!r:.80} of {task.name}: it has no parameter {name!r}; "
                 f"its parameters are {', '.join(parameters) or 'none'}"
             )
     return _named(task, tuple(names))

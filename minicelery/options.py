@@ -44,6 +44,8 @@ OF_A_TASK = frozenset(
 )
 """Options that a task has and a single call has not."""
 
+MOST_SECONDS = 1e10
+"""The longest time that anything may be told to wait: 317 years."""
 _RETRY_POLICY = (
     "max_retries", "interval_start", "interval_step", "interval_max", "errback", "on_revive", "retry_errors",
 )  # fmt: skip
@@ -68,6 +70,8 @@ def check_call(
         check_priority(priority, name=name, most=most_priority(conf))
     if options.get("retry_policy"):
         _check_policy(name, options["retry_policy"])
+    if "link" in options or "link_error" in options or "chain" in options:
+        _check_followers(name, options, conf)
     if isinstance(options.get("eta"), str):
         options = {**options, "eta": _read_time(name, "eta", options["eta"])}
     if isinstance(options.get("expires"), str):
@@ -88,6 +92,20 @@ def check_arguments_shape(name: str, args: Any, kwargs: Any) -> None:
         raise TypeError(f"args={args!r:.80} of {name}: expected a list or tuple")
     if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
         raise TypeError(f"kwargs={kwargs!r:.80} of {name}: expected a mapping with text keys")
+
+
+def check_retry(
+    name: str, args: Any, kwargs: Any, exc: BaseException | type[BaseException] | str | None, max_retries: Any
+) -> None:
+    """Raises TypeError or ValueError unless `Task.retry` can work with these."""
+    check_arguments_shape(name, () if args is None else args, {} if kwargs is None else kwargs)
+    kind = exc if isinstance(exc, type) else type(exc)
+    if exc is not None and not issubclass(kind, (BaseException, str)):
+        raise TypeError(f"exc={exc!r:.80} of a retry of {name}: expected an exception, its text, or None")
+    if max_retries is not None and not (_is_number(max_retries) and max_retries >= 0):
+        raise ValueError(
+            f"max_retries={max_retries!r:.80} of a retry of {name}: expected a number >= 0, or None"
+        )
 
 
 def check_dates(name: str, options: Mapping[str, Any], zone: tzinfo) -> None:
@@ -138,7 +156,7 @@ def _is_flag(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
 
 
 def _is_duration(value: Any) -> bool:
@@ -146,11 +164,32 @@ def _is_duration(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    return isinstance(value, str) and (value.isascii() or _has_bytes(value))
+
+
+def _has_bytes(text: str) -> bool:
+    """Whether it can be written as UTF-8: halves of surrogate pairs can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple, set, frozenset))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_signature(value: Any) -> bool:
+    return isinstance(value, Mapping) and _is_name(value.get("task"))
+
+
+def _is_mode(value: Any) -> bool:
+    return value in ("transient", "persistent") or (type(value) is int and value in (1, 2))
 
 
 def _has_place(value: Any) -> bool:
@@ -161,7 +200,7 @@ def _has_place(value: Any) -> bool:
 _Check = tuple[Callable[[Any], bool], str]
 _FLAG: _Check = (_is_flag, "True or False")
 _TEXT: _Check = (_is_text, "text")
-_COUNT: _Check = (_is_count, "a whole number, 0 or greater")
+_COUNT: _Check = (_is_count, f"a whole number, 0 or greater and below {1 << 31}")
 _PLACE: _Check = (
     _has_place,
     "a connection or producer of the app, e.g. of app.producer_or_acquire(); calls go to broker_url",
@@ -169,17 +208,54 @@ _PLACE: _Check = (
 _CHECKS: Mapping[str, _Check] = {
     **dict.fromkeys(("ignore_result", "retry", "add_to_parent", "throw", "mandatory", "immediate"), _FLAG),
     **dict.fromkeys(("root_id", "parent_id", "group_id", "reply_to", "argsrepr", "kwargsrepr"), _TEXT),
+    **dict.fromkeys({"shadow", *_PROPERTIES} - {"timestamp", "expiration"}, _TEXT),
+    "timestamp": (lambda value: type(value) is int and 0 <= value < 1 << 63, "unix seconds, a whole number"),
+    "expiration": (
+        lambda value: _is_duration(value) or (_is_name(value) and value.isdecimal()),
+        "a number >= 0, or its text; calls expire with expires=",
+    ),
+    "serializer": (_is_name, "the name of a serializer"),
+    "compression": (_is_name, "the name of a compression, or None for the task's own"),
+    "delivery_mode": (_is_mode, "1 or 2, or their names 'transient' and 'persistent'"),
     **dict.fromkeys(("retries", "group_index", "replaced_task_nesting"), _COUNT),
     **dict.fromkeys(("timeout", "confirm_timeout"), (_is_duration, "seconds, 0 or greater")),
     **dict.fromkeys(("connection", "producer", "publisher"), _PLACE),
     "retry_policy": (lambda value: isinstance(value, Mapping), f"a mapping of {', '.join(_RETRY_POLICY)}"),
-    "chain": (_is_list, "a list of signatures"),
-    "chord": (lambda value: isinstance(value, Mapping), "a signature"),
+    "chain": (
+        lambda value: isinstance(value, (list, tuple)) and all(map(_is_signature, value)),
+        "a list of signatures",
+    ),
+    "chord": (_is_signature, "a signature"),
     "declare": (_is_list, "a list of queues and exchanges"),
     "stamped_headers": (_is_list, "a list of names"),
     "stamps": (lambda value: isinstance(value, Mapping), "a mapping"),
     "router": (lambda value: False, "None; put routers into task_routes"),
 }
+
+
+def _check_followers(name: str, options: Mapping[str, Any], conf: Settings) -> None:
+    """Refuse here what the worker that sends the followers of a call would refuse."""
+    for option in ("link", "link_error", "chain"):
+        given = options.get(option)
+        for follower in given if isinstance(given, (list, tuple)) else (given,):
+            if _is_signature(follower):
+                try:
+                    _check_follower(follower, conf)
+                except (TypeError, ValueError) as error:
+                    raise type(error)(f"{option}= of {name}: {error}") from None
+                except RecursionError:
+                    pass  # it contains itself, which the serializer says better
+
+
+def _check_follower(follower: Mapping[str, Any], conf: Settings) -> None:
+    name, options = follower["task"], follower.get("options")
+    check_arguments_shape(name, follower.get("args") or (), follower.get("kwargs") or {})
+    if not options:
+        return
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options={options!r:.80} of {name}: expected a mapping")
+    check_dates(name, check_call(name, options, conf), conf.zone())
+    check_limits(options.get("time_limit"), options.get("soft_time_limit"), name)
 
 
 def _check_policy(name: str, policy: Mapping[str, Any]) -> None:
@@ -229,6 +305,8 @@ def check_priority(priority: Any, *, name: str = "", most: int = 255) -> int:
     """`priority` itself.  Raises ValueError."""
     if type(priority) is int and 0 <= priority <= most:
         return priority
+    if isinstance(priority, int) and not isinstance(priority, bool) and 0 <= priority <= most:
+        return int(priority)  # of an IntEnum
     of = f" of {name}" if name else ""
     beyond = " (on RabbitMQ up to 255)" if most == 9 else ", or up to 255 where its queue has so many"
     raise ValueError(f"priority={priority!r:.80}{of}: expected a whole number from 0 to 9{beyond}")
@@ -236,7 +314,7 @@ def check_priority(priority: Any, *, name: str = "", most: int = 255) -> int:
 
 def check_text(value: Any, option: str, name: str) -> str | None:
     """`value` itself, which is text or None.  Raises ValueError."""
-    if value is None or (isinstance(value, str) and value):
+    if value is None or (isinstance(value, str) and value and (value.isascii() or _has_bytes(value))):
         return value
     raise ValueError(f"{option}={value!r:.80} of {name}: expected text that is not empty")
 
@@ -267,11 +345,14 @@ def check_carried(name: str, what: str, values: Mapping[str, Any]) -> None:
 def due_time(name: str, countdown: Any, eta: Any, now: float, zone: tzinfo) -> float:
     """When the call is due, in unix seconds; a naive `eta` is read in `zone`.  Raises ValueError."""
     if countdown is not None:
-        if isinstance(countdown, timedelta):
-            return now + countdown.total_seconds()
-        if _is_number(countdown) and countdown == countdown and abs(countdown) < 1e10:
-            return now + float(countdown)
-        raise ValueError(f"countdown={countdown!r:.80} of {name}: expected seconds or a timedelta")
+        seconds = countdown.total_seconds() if isinstance(countdown, timedelta) else countdown
+        if _is_number(seconds) and abs(seconds) < MOST_SECONDS:
+            return now + float(seconds)
+        raise ValueError(
+            f"countdown={countdown!r:.80} of {name}: expected seconds or a timedelta{_too_long(seconds)}"
+        )
+    if isinstance(eta, str):
+        eta = _read_time(name, "eta", eta)
     if not isinstance(eta, datetime):
         raise ValueError(f"eta={eta!r:.80} of {name}: expected a datetime, or its text in ISO 8601")
     return eta.timestamp() if eta.tzinfo else eta.replace(tzinfo=zone).timestamp()
@@ -300,9 +381,15 @@ def _expiry_time(name: str, expires: Any, now: float, zone: tzinfo) -> float:
     if isinstance(expires, datetime):
         aware = expires if expires.tzinfo else expires.replace(tzinfo=zone)
         return aware.timestamp()
-    if _is_number(expires) and expires == expires and abs(expires) < 1e10:
+    if _is_number(expires) and abs(expires) < MOST_SECONDS:
         return now + float(expires)
-    raise ValueError(f"expires={expires!r:.80} of {name}: expected seconds, a timedelta or a datetime")
+    raise ValueError(
+        f"expires={expires!r:.80} of {name}: expected seconds, a timedelta or a datetime{_too_long(expires)}"
+    )
+
+
+def _too_long(value: Any) -> str:
+    return f" below {MOST_SECONDS:.0f} seconds" if _is_number(value) and abs(value) >= MOST_SECONDS else ""
 
 
 def _read_time(name: str, option: str, text: str) -> datetime:

@@ -12,6 +12,7 @@ from minicelery import _state
 from minicelery._state import Proxy
 from minicelery.attributes import (
     as_tuples,
+    check_flags,
     check_names,
     check_values,
     fill_from_settings,
@@ -105,6 +106,8 @@ def task_from_function(
 
     Raises TypeError for an option that there is not, ValueError for a value that can't be.
     """
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name={name!r:.80} of @app.task: expected text")
     if not name and not hasattr(fun, "__name__"):
         raise TypeError(f"{fun!r:.80} has no __name__ to name a task by: @app.task(name=…)")
     name = name or app.gen_task_name(fun.__name__, fun.__module__)
@@ -120,6 +123,7 @@ def task_from_function(
         return known
     parent = app.Task if base is None else base
     check_declared(name, options, base=parent)
+    check_flags(name, bind=bind, lazy=lazy, pydantic=pydantic, pydantic_strict=pydantic_strict)
     called, dump = fun, None
     if pydantic:
         from minicelery.validation import Validation

@@ -355,7 +355,7 @@ class AsyncResult(Generic[R]):
         wait: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Have the task not run, if it has not begun: its state becomes REVOKED.
+        """Have the task not run, if it has not begun: the worker that meets it says REVOKED.
 
         `terminate` ends it where it runs as well, by `signal` (SIGTERM).  The order is kept
         in the broker, so it outlives every worker; it is there when this returns, and

@@ -26,6 +26,6 @@ def stop_signal(value: str | int | None) -> str:
         found = next((name for name in ACCEPTED if getattr(signal, name) == value), None)
     if found not in ACCEPTED:
         raise ValueError(
-            f"signal={value!r} can't end a task; accepted are {', '.join(ACCEPTED)}, or their numbers"
+            f"signal={value!r:.80} can't end a task; accepted are {', '.join(ACCEPTED)}, or their numbers"
         )
     return found

@@ -17,7 +17,7 @@ from minicelery.awaiting import in_thread
 from minicelery.canvas import Signature, call_of
 from minicelery.exceptions import MaxRetriesExceededError, OperationalError, Retry
 from minicelery.hooks import Hooks
-from minicelery.options import RETRY_NAMES, check_arguments_shape, check_call, check_dates
+from minicelery.options import RETRY_NAMES, check_arguments_shape, check_call, check_dates, check_retry
 from minicelery.request import Request, pop, push, within
 from minicelery.retrying import raise_current, retry_arguments
 from minicelery.retrying import retry_delay as retry_delay
@@ -220,6 +220,14 @@ class Task(Hooks, Generic[P, R]):
         """
         if not self._settled:
             self._settle()
+        if isinstance(calls, (str, bytes, Mapping)) or not isinstance(calls, Iterable):
+            raise TypeError(
+                f"calls={calls!r:.80} of {self.name}: expected a list of arguments, one for each call"
+            )
+        if options.get("task_id") is not None:
+            raise TypeError(
+                f"task_id={options['task_id']!r:.80} of {self.name}: expected none, each call has its own"
+            )
         pairs: list[tuple[Sequence[Any], Mapping[str, Any]]] = [
             ((), call) if isinstance(call, Mapping) else (call, {}) for call in calls
         ]
@@ -273,7 +281,7 @@ class Task(Hooks, Generic[P, R]):
         """
         if not self._settled:
             self._settle()
-        args, kwargs = args or (), kwargs or {}
+        args, kwargs = () if args is None else args, {} if kwargs is None else kwargs
         check_arguments_shape(self.name, args, kwargs)
         conf = self.app.conf
         given = check_call(self.name, options, conf)
@@ -329,9 +337,9 @@ class Task(Hooks, Generic[P, R]):
         self,
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
-        exc: BaseException | None = None,
+        exc: BaseException | str | None = None,
         throw: bool = True,
-        eta: datetime | None = None,
+        eta: datetime | str | None = None,
         countdown: float | timedelta | None = None,
         max_retries: int | None = None,
         **options: Any,
@@ -344,8 +352,9 @@ class Task(Hooks, Generic[P, R]):
         `kwargs`, replace the old arguments of the same names; both together replace all.
         """
         request = self.request
+        check_retry(self.name, args, kwargs, exc, max_retries)
         if request.called_directly:
-            raise_current(exc or Retry("Task can be retried", None))
+            raise_current(exc if exc and not isinstance(exc, str) else Retry("Task can be retried", None))
         given: Mapping[str, Any] = options
         if options:
             given = check_call(self.name, options, self.app.conf, names=RETRY_NAMES)
@@ -355,7 +364,7 @@ class Task(Hooks, Generic[P, R]):
         new_args, new_kwargs = retry_arguments(self.__signature__, request, args, kwargs)
         limit = self.max_retries if max_retries is None else max_retries
         if limit is not None and request.retries + 1 > limit:
-            if exc is not None:
+            if exc is not None and not isinstance(exc, str):
                 raise_current(exc)
             raise MaxRetriesExceededError(
                 f"Can't retry {self.name}[{request.id}] args:{tuple(new_args)} kwargs:{new_kwargs}",
@@ -366,7 +375,7 @@ class Task(Hooks, Generic[P, R]):
             countdown = self.default_retry_delay
         if isinstance(countdown, timedelta):
             countdown = countdown.total_seconds()
-        when = countdown if countdown is not None else eta
+        when: Any = countdown if countdown is not None else eta
         if request.message is None:  # of `push_request`: there is no outcome to leave with
             given = {**given, "countdown": countdown, "eta": eta, "retries": request.retries + 1}
             self.signature_from_request(request, new_args, new_kwargs, **given).apply_async()
@@ -375,13 +384,15 @@ class Task(Hooks, Generic[P, R]):
             request.outbox.append(message)
         retry = Retry(exc=exc, when=when, is_eager=request.is_eager)
         if throw:
-            raise retry from exc
+            raise retry from None if isinstance(exc, str) else exc
         return retry
 
     def update_state(
         self, task_id: str | None = None, state: str | None = None, meta: Any = None, **_: Any
     ) -> None:
         """Store `state` and `meta` as this task's result so far: one trip to the backend."""
+        if state is not None and not isinstance(state, str):
+            raise ValueError(f"state={state!r:.80} of {self.name}: expected text, such as 'PROGRESS'")
         request = self.request
         id = task_id or request.id
         if id is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AnySet
 from datetime import timedelta, tzinfo
@@ -70,8 +71,10 @@ def _word(text: str) -> Any:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise ValueError
+    if sys.maxsize < abs(value) != math.inf:
+        raise ValueError("that is too large")
     return value
 
 

@@ -21,6 +21,7 @@ from minicelery.exceptions import ImproperlyConfigured
 from minicelery.message import new_id
 from minicelery.result import DisabledBackend
 from minicelery.security import check_content
+from minicelery.settings.worker_options import check_worker_options
 from minicelery.worker import logs
 from minicelery.worker.admission import Admission
 from minicelery.worker.agent import Agent
@@ -74,6 +75,7 @@ class Worker:
         quiet: bool = False,
         origin: Origin | None = None,
     ) -> None:
+        check_worker_options(locals())  # first: there is nothing else among them yet
         # As they were given: a spawned child makes this worker once more.
         self._given = {
             "concurrency": concurrency, "pool": pool, "queues": _names(queues) or None,

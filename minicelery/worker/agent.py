@@ -87,7 +87,7 @@ class Agent:
         self._outage = 0
         self._retry_at = 0.0
         self._news: Callable[[str], dict[str, bytes]] = getattr(broker, "news", broker.recall)
-        self._ended: dict[tuple[int, int], str] = {}  # runs whose end was ordered: slot, receipt -> signal
+        self._ended: dict[tuple[int, int], str] = {}  # runs whose end was ordered: pid, receipt -> signal
         open_lookout = getattr(broker, "lookout", None)
         self.lookout = open_lookout(self.queues) if open_lookout is not None else None
 
@@ -140,17 +140,28 @@ class Agent:
                 signals.heartbeat_sent.send(sender=self)
 
     def _end_revoked(self) -> None:
-        """Order the end of runs that were revoked with ``terminate=True``."""
+        """Order the end of runs that were revoked with ``terminate=True``.
+
+        Of each that is found: it may have been fetched before its task was revoked.
+        """
         wanted = self._news("terminate")
-        if not wanted:
-            self._ended.clear()
+        if not wanted and not self._ended:
             return
+        running: set[tuple[int, int]] = set()
         for index, slot in enumerate(self.board.slots):
-            for run in slot.runs():
-                name = wanted.get(run.id, b"").decode()
-                if name in signal.Signals.__members__ and (index, run.receipt) not in self._ended:
-                    self._ended[index, run.receipt] = name
-                    self.report(f"terminate {index} {run.receipt} {name}")
+            # Its pid first: should another child take the slot now, the order is for nobody.
+            entry = slot.read()
+            if not entry.pid:
+                continue
+            receipts = slot.running_receipts() or [entry.receipt]
+            running.update((entry.pid, receipt) for receipt in receipts)
+            for run in slot.runs() if wanted else ():
+                name, key = wanted.get(run.id, b"").decode(), (entry.pid, run.receipt)
+                if name in signal.Signals.__members__ and self._ended.get(key) != name:
+                    self._ended[key] = name
+                    running.add(key)
+                    self.report(f"terminate {index} {run.receipt} {name} {entry.pid}")
+        self._ended = {key: name for key, name in self._ended.items() if key in running}
 
     def _alive(self) -> list[str]:
         alive = [estate.heir.name for estate in self.estates]
@@ -162,15 +173,18 @@ class Agent:
 
     def _estate_of_child(self, index: int, reason: str) -> Estate:
         slot = self.board.slots[index]
-        receipt = slot.read().receipt
+        entry = slot.read()
+        receipt = entry.receipt
+        runs = slot.running_receipts()
         # Always of this name: should this agent die as well, the next one finds what it had taken over.
         heir = self.broker.consumer(self.queues, f"{slot.name}/heir", self.backend)
         if heir.adopts and self.board.places > 1:
-            started = dict.fromkeys(slot.running_receipts(), reason)
+            started = dict.fromkeys(runs, reason)
         else:
-            started = dict.fromkeys(range(max(1, receipt - JOB), receipt + 1), reason)
+            started = dict.fromkeys([*range(max(1, receipt - JOB), receipt + 1), *runs], reason)
         for one in started:
-            if name := self._ended.pop((index, one), None):
+            name = self._ended.pop((entry.pid, one), None)
+            if name is not None and name != signal.SIGUSR1.name:  # that one ends nothing
                 started[one] = f"revoked: {name}"
         return Estate(heir, slot.consumer_names(), started, slot.journal, index)
 
@@ -212,8 +226,7 @@ class Agent:
         self._told = True
         slot = self.board.slots[index]
         entry = slot.read()
-        reason = started.get(entry.receipt)
-        if reason == DONE:
+        if started.get(entry.receipt) == DONE:
             bury(self.board.obituaries, slot)
             return []
         kept = slot.kept_messages()
@@ -224,14 +237,15 @@ class Agent:
                 message = kept.get(key) or Message("", "", b"", {})
                 outcomes.append(as_outcome(Delivery(message, 0, let_go=True), fields))
         ended = {key for key, _, _ in noted}
-        running = [key for key in slot.running_keys() if entry.began and key not in ended]
-        for key in running:
+        receipts = slot.receipts_of_keys() if entry.began else {}
+        running = {key: started.get(receipt) for key, receipt in receipts.items() if key not in ended}
+        for key, reason in running.items():
             if key in kept:
                 lost = Delivery(kept[key], 0, started=True, reason=reason, let_go=True)
                 if isinstance(outcome := self._end_of(lost), Outcome):
                     outcomes.append(outcome)
         # Also of what had just been let go of: it may come back nevertheless.
-        bury(self.board.obituaries, slot, running, reason)
+        bury(self.board.obituaries, slot, running)
         return outcomes
 
     def _collect(self) -> None:

@@ -16,7 +16,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from minicelery.message import Delivery, Message, Outcome, Record, Verdict
@@ -40,7 +40,8 @@ OBITUARIES = 512 * 1024
 ENDED = 256 * 1024
 # What each further place of a child adds to these, in a pool that runs many tasks at once.
 _JOURNAL_EACH, _KEPT_EACH, _RUNS_EACH, _ENDED_EACH = 1024, 4096, 1024, 2048
-
+_CUTS = (256, 64, 16, 0)
+"""To how many characters the arguments of runs are cut on the Board, until all of them fit."""
 
 _as_tuple: Callable[[Message], tuple[object, ...]] = operator.attrgetter(*Message.__slots__)
 
@@ -208,10 +209,17 @@ class Slot:
             return False
 
     def show(self, runs: Sequence[Run]) -> None:
-        """Say what runs, for all to see; of many long ones as many as there is room for."""
-        shown = [astuple(run) for run in runs]
-        while not self._runs.write(marshal.dumps(shown)):
-            shown = shown[: len(shown) // 2]
+        """Say what runs, for all to see; where there is little room, less of their arguments."""
+        if self._runs.write(_packed(runs)):
+            return
+        for length in _CUTS:
+            runs = [replace(run, args=run.args[:length], kwargs=run.kwargs[:length]) for run in runs]
+            if self._runs.write(_packed(runs)):
+                return
+        # Names or ids of hundreds of bytes.
+        runs = sorted(runs, key=lambda run: len(_packed([run])))
+        while not self._runs.write(_packed(runs)):
+            runs = runs[: len(runs) // 2]
 
     def clear_journal(self) -> None:
         """Everything in it has been settled."""
@@ -273,13 +281,21 @@ class Slot:
 
     def running_keys(self) -> list[str]:
         """The keys of the messages that run, or ran last."""
-        texts = self._memory[self._keys : self._keys + self._places * KEY]
-        found = (texts[at : at + KEY].rstrip(b"\0") for at in range(0, len(texts), KEY))
-        return [key.decode(errors="replace") for key in found if key]
+        return [key for place in range(self._places) if (key := self._key(place))]
+
+    def _key(self, place: int) -> str:
+        start = self._keys + place * KEY
+        return self._memory[start : start + KEY].rstrip(b"\0").decode(errors="replace")
 
     def running_receipts(self) -> list[int]:
-        """The receipts of the deliveries that run, where many may."""
+        """The receipts of the deliveries that run, where many may; none in a child that has one place."""
         return [receipt for receipt in self._receipts if receipt]
+
+    def receipts_of_keys(self) -> dict[str, int]:
+        """The receipts under which the messages run whose keys are those; or ran last."""
+        last = self.read().receipt
+        keys = (self._key(place) for place in range(self._places))
+        return {key: receipt or last for key, receipt in zip(keys, self._receipts, strict=True) if key}
 
     def kept_messages(self) -> dict[str, Message]:
         """The messages that run and that the broker has let go of, by their keys."""
@@ -319,6 +335,10 @@ class Slot:
     def clear(self) -> None:
         """Free the slot."""
         self.open(0, "")
+
+
+def _packed(runs: Sequence[Run]) -> bytes:
+    return marshal.dumps([astuple(run) for run in runs])
 
 
 def _fields(outcome: Outcome) -> tuple[Any, ...]:

@@ -107,9 +107,11 @@ class Crowd(Swapper):
             hold(self.board.places)
         threading.Thread(target=self._listen, name="minicelery-orders", daemon=True).start()
         self.runner.start()
-        while not self.stopping.is_set() and not self.worn_out():
+        while not (self.stopping.is_set() or self.worn_out() or self._share_begun()):
             self._turn(self._room())
         self._draining = True
+        if self.worn and self.on_worn is not None:
+            self.on_worn(0)  # once more: nothing begins here any more
         self._give_back()
         if hold is not None:
             hold(0)  # what has been sent ahead goes back now
@@ -134,6 +136,12 @@ class Crowd(Swapper):
                 room = left
                 self.wear_out()
         return 0 if self.suspects.alone(self.running) else max(0, room)
+
+    def _share_begun(self) -> bool:
+        if self.max_tasks is None:
+            return False
+        with self._state:
+            return self.slot.processed + len(self.running) >= self.max_tasks
 
     def _turn(self, want: int) -> None:
         """Settle what has ended, fetch, and look after what runs."""

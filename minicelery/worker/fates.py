@@ -10,7 +10,7 @@ from __future__ import annotations
 import marshal
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,12 +121,12 @@ def _look(board: Board, keys: set[str]) -> tuple[dict[str, Fate], set[str]]:
     return found, dying
 
 
-def bury(obituaries: Ring, slot: Slot, running: Iterable[str] = (), reason: str | None = None) -> None:
-    """Write down what a child that is gone had done lately, and that it had been at `running`."""
+def bury(obituaries: Ring, slot: Slot, running: Mapping[str, str | None] | None = None) -> None:
+    """Write down what a child that is gone had done lately, and how what it had been at has ended, by key."""
     now = time.monotonic()
     for _, key, let_go, fields in slot.ended.entries()[-_TAIL:]:
         obituaries.add(marshal.dumps((key, None, _SETTLED if let_go else fields, now)))
-    for key in running:
+    for key, reason in (running or {}).items():
         obituaries.add(marshal.dumps((key, reason or "Worker exited prematurely", None, now)))
 
 

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from minicelery import signals
-from minicelery.exceptions import BackendError, OperationalError
+from minicelery.exceptions import BackendError, OperationalError, SoftTimeLimitExceeded
 from minicelery.message import Outcome
+from minicelery.worker import coroutines
 from minicelery.worker.board import Run
 from minicelery.worker.call import Call, RunRevoked
 from minicelery.worker.fates import key_of
@@ -230,11 +231,10 @@ class Keeper(threading.Thread):
             return
         if order.signal is signal.SIGUSR1:
             # As in Celery: the soft limit's exception, which the task may handle.
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+            loop.interrupt(call, soft_limit_reached(call))
             return
         if loop.alone:
-            loop.raising = RunRevoked(order.signal)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+            loop.interrupt(call, RunRevoked(order.signal))
             return
         if _is_the_tasks(signal.getsignal(order.signal)):
             os.kill(os.getpid(), order.signal)
@@ -246,6 +246,11 @@ class Keeper(threading.Thread):
                 self._leave(loop.executor.terminated_by(call, order.signal))
 
         self._locked(leave, 1.0)
+
+
+def soft_limit_reached(call: Call) -> SoftTimeLimitExceeded:
+    """The soft limit's exception, of the kind that the task is of."""
+    return coroutines.SoftLimitReached() if call.plan.is_async else SoftTimeLimitExceeded()
 
 
 def run_of(call: Call) -> Run:

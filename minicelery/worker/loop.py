@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 import time
 from collections import deque
 from typing import Any
 
 from minicelery.broker import Consumer
-from minicelery.exceptions import OperationalError, SoftTimeLimitExceeded
+from minicelery.exceptions import OperationalError
 from minicelery.message import Delivery, Outcome, Verdict
 from minicelery.worker import coroutines
 from minicelery.worker.board import Board, Slot
 from minicelery.worker.call import Call
 from minicelery.worker.executor import Executor
 from minicelery.worker.fates import key_of
-from minicelery.worker.keeper import Keeper
+from minicelery.worker.keeper import Keeper, soft_limit_reached
 from minicelery.worker.swapper import IDLE_WAIT, UNSETTLED, Swapper
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Loop(Swapper):
         self.began = 0.0  # of the running delivery; 0 while none runs
         self.last_busy = 0.0
         self.pace = BATCH_SECONDS  # seconds a task takes, averaged: one is fetched at first
-        self.raising: BaseException | None = None  # instead of the soft limit's exception
+        self._ordered: tuple[Call, BaseException] | None = None  # what to raise in which call, by an order
         self._armed = False
         self.keeper = Keeper(self, orders)
 
@@ -58,7 +59,7 @@ class Loop(Swapper):
 
         It is not 0 where something could not be settled: then the parent has the agent do it.
         """
-        signal.signal(signal.SIGALRM, self._soft_limit)
+        signal.signal(signal.SIGALRM, self._on_alarm)
         self.keeper.start()
         try:
             while not self.stopping.is_set() and not self.worn_out():
@@ -192,17 +193,27 @@ class Loop(Swapper):
             return False
         return True
 
-    def _soft_limit(self, *_: object) -> None:
-        """The timer's signal, or the keeper's: raise in the running task what is to be raised."""
-        error, self.raising = self.raising, None
+    def interrupt(self, call: Call, error: BaseException) -> None:
+        """Have `error` raised in a call, if it still runs then; from any thread."""
+        self._ordered = call, error
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+    def _on_alarm(self, *_: object) -> None:
+        """The timer's signal, or an order's: raise in the running task what is to be raised."""
+        order, self._ordered = self._ordered, None
         call = self.current
         if call is None or not call.running:
             return
-        if error is None:
-            message = call.delivery.message
+        message = call.delivery.message
+        if order is not None:
+            meant, error = order
+            if meant is not call:
+                return  # it has just ended by itself
+            log.warning("%s is raised in %s[%s] by an order", type(error).__name__, message.task, message.id)
+        else:
             log.warning(
                 "Soft time limit (%ss) exceeded for %s[%s]", call.soft_limit, message.task, message.id
             )
-            error = SoftTimeLimitExceeded()
+            error = soft_limit_reached(call)
         if not call.plan.is_async or not coroutines.interrupt(error):
             raise error

@@ -53,5 +53,5 @@ class Orders:
             if not end:
                 return
             self._rest = rest
-            receipt, _, name = line[1:].partition(b" ")
+            receipt, name, *_ = line[1:].split()
             yield Terminate(int(receipt), signal.Signals[name.decode()])

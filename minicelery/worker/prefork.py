@@ -22,8 +22,8 @@ from minicelery.message import new_id
 from minicelery.worker import starting
 from minicelery.worker.autoscale import Autoscaler, keepalive_of
 from minicelery.worker.board import DONE, Board, Slot
-from minicelery.worker.orders import QUIT, STOP
-from minicelery.worker.roster import Child, Roster
+from minicelery.worker.orders import QUIT, STOP, Terminate
+from minicelery.worker.roster import LINGERING, Child, Roster
 from minicelery.worker.starting import AgentMain, ChildMain, Fork, Post, Starter
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,11 @@ class Supervisor:
     ) -> None:
         self.hostname = hostname
         autoscaler = None if maximum is None else Autoscaler(minimum or 1, maximum, keepalive_of())
-        self.roster = Roster(concurrency if autoscaler is None else autoscaler.minimum, autoscaler)
+        self.roster = Roster(
+            concurrency if autoscaler is None else autoscaler.minimum,
+            autoscaler,
+            lingering=LINGERING if places > 1 else 0,
+        )
         self.children = self.roster.children
         self.on_ready = on_ready
         self.starter = starter or Fork(hostname, child_main, agent_main)
@@ -320,14 +324,25 @@ class Supervisor:
                 elif word == b"worn" and rest:
                     self.roster.note_heavy(child, *map(int, rest.split()))
                 elif word == b"worn":
+                    child.spent = child.going
                     child.going = True
                 elif word == b"terminate":
-                    self._terminate(child, rest)
+                    receipt, name, pid = rest.split()
+                    if int(pid) == child.pid:  # else it is for the one that had the slot before
+                        self._terminate(child, Terminate(int(receipt), signal.Signals[name.decode()]))
 
-    def _terminate(self, child: Child, text: bytes) -> None:
-        """Have it end a run: `text` is the receipt and the name of a signal."""
-        receipt = int(text.split()[0])
-        child.order(b"t" + text + b"\n")
+    def _terminate(self, child: Child, order: Terminate) -> None:
+        """Have it end a run; where it is the only one, it must have ended soon."""
+        slot, receipt, name = child.place, order.receipt, order.signal.name
+        if child.ended.get(receipt) == name:
+            return  # the word of an agent that was restarted
+        many = slot.running_receipts()
+        running = {*many, slot.read().receipt}
+        child.ended = {one: ordered for one, ordered in child.ended.items() if one in running}
+        child.ended[receipt] = name
+        child.order(order.encoded())
+        if order.signal is signal.SIGUSR1 or many:
+            return  # the task may handle it, or others would be killed with it
         if child.doomed is None or child.doomed[0] != receipt:
             child.doomed = (receipt, time.monotonic() + STUBBORN)
 

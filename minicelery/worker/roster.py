@@ -2,7 +2,8 @@
 
 A child that is to go is replaced before: the new one is made ready while it still runs what it
 has, stands by, and begins when it has gone.  So there is neither a gap, nor do more children
-run tasks than were asked for.
+run tasks than were asked for.  A child that runs many tasks at once may be at one of them
+for long: its successor begins as soon as the old one begins nothing more.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from minicelery.worker.autoscale import Autoscaler
 from minicelery.worker.board import Slot
@@ -23,6 +24,8 @@ log = logging.getLogger("minicelery.worker.prefork")
 
 GROWTH = 8
 """Children beyond the first number (or the maximum) for which the board has room."""
+LINGERING = GROWTH
+"""Children of many places that may be at their last tasks while others have taken their places."""
 HEAVY_PAUSE = 10.0
 HEAVY_PAUSE_MAX = 600.0
 """How long a child that was too big from its birth is kept, at first and at most."""
@@ -39,10 +42,12 @@ class Child:
     killed: str | None = None  # why the parent has killed it
     ready: float = 0.0  # when it said that it could begin; 0: not yet
     begun: bool = False  # it may fetch; else it stands by until another one has gone
-    going: bool = False  # it leaves after what it runs now
+    going: bool = False  # it leaves after its last tasks
+    spent: bool = False  # … and has begun all of them
     heavy_until: float = 0.0  # it is over its memory limit, and to be relieved then; 0: it is not
     relieved: bool = False  # a child that takes its place is being made ready
-    doomed: tuple[int, float] | None = None  # the receipt of a task to be terminated, and by when
+    ended: dict[int, str] = field(default_factory=dict)  # the receipts of runs to be terminated, and how
+    doomed: tuple[int, float] | None = None  # the receipt of one that must have ended, and by when
 
     @property
     def place(self) -> Slot:
@@ -64,8 +69,9 @@ class Child:
 class Roster:
     """The children of a worker, and how many there should be."""
 
-    def __init__(self, concurrency: int, autoscaler: Autoscaler | None = None) -> None:
+    def __init__(self, concurrency: int, autoscaler: Autoscaler | None = None, lingering: int = 0) -> None:
         self.concurrency = concurrency
+        self.lingering = lingering  # so many that leave need not have gone before others begin
         self.autoscaler = autoscaler
         self.most = max(concurrency, autoscaler.maximum if autoscaler is not None else 0) + GROWTH
         self.children: dict[int, Child] = {}  # by pid
@@ -135,7 +141,9 @@ class Roster:
 
     def choose_relieved(self, now: float) -> None:
         """One child at a time that has grown too big: two of its size at once may be too much."""
-        if not any(child.relieved and not child.going for child in self.children.values()):
+        if not any(
+            child.relieved and (self.lingering or not child.going) for child in self.children.values()
+        ):
             for child in self._staying():
                 if 0 < child.heavy_until <= now:
                     child.relieved = True
@@ -145,7 +153,8 @@ class Roster:
         """Let as many begin as may run at once, and those leave for which another one is ready."""
         standing_by = [child for child in self.children.values() if not (child.begun or child.going)]
         standing_by.sort(key=lambda child: not child.ready)
-        working = sum(child.begun for child in self.children.values())
+        begun = [child for child in self.children.values() if child.begun]
+        working = len(begun) - min(self.lingering, sum(child.spent for child in begun))
         if any(child.ready for child in standing_by):
             for child in self.children.values():
                 if child.relieved and not child.going:

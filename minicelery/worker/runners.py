@@ -50,8 +50,9 @@ class Threads:
 
     def _work(self) -> None:
         while (one := self._queue.get()) is not None:
-            self.crowd.ended(one, self._outcome(one))
-            self._idle.release()
+            outcome = self._outcome(one)
+            self._idle.release()  # before its place is free again: else another thread is started
+            self.crowd.ended(one, outcome)
         coroutines.close()
 
     def _outcome(self, one: Running) -> Outcome:

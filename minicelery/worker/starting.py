@@ -127,7 +127,8 @@ def report_worn(index: int, reports: int, size: int = 0, at_birth: int = 0, limi
     """Say that the child of slot `index` should be replaced.
 
     With a size, it is over its memory limit (all three in KiB), and goes on until it is ordered to
-    stop; without, it has begun the last of its tasks, and leaves by itself.
+    stop; without, it is at the last of its tasks, and leaves by itself.  One of many places says so
+    again when it has begun all of them.
     """
     line = f"worn {index} {size} {at_birth} {limit}\n" if size else f"worn {index}\n"
     with contextlib.suppress(OSError):

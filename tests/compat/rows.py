@@ -522,7 +522,7 @@ ROWS: list[Row] = [
         "Revocation",
         better(
             "revoke", "test_a_revoked_call_is_not_run",
-            "delayed calls too; the state is REVOKED at once",
+            "delayed calls too, and for 30 days",
         ),
         better(
             "after a restart", "test_a_revoked_call_is_not_run_by_a_worker_that_starts_later",

@@ -421,6 +421,10 @@ def test_results_are_forgotten_and_tasks_revoked(app: Celery) -> None:
         result = await app.asend_task("noop")
         await result.arevoke()
         assert result.id in app.broker.recall("revoked")
+        consumer = app.broker.consumer(["celery"], "w1", app.backend)
+        executor = Executor(app)
+        consumer.swap([executor.run(delivery) for delivery in consumer.swap([], 1, 0)], 0, 0)
+        consumer.close()
         with pytest.raises(TaskRevokedError):
             await result
         await result.aforget()

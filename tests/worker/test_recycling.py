@@ -242,10 +242,10 @@ def test_a_termination_is_passed_on_and_enforced(pool: Pool) -> None:
     child = pool.children()[0]
     pool.orders(child)
     pool.begin(child, receipt=7)
-    pool.say("terminate", child, 7, "SIGTERM")
+    pool.say("terminate", child, 7, "SIGTERM", child.pid)
     assert pool.orders(child) == b"t7 SIGTERM\n"
     assert child.killed is None
-    pool.say("terminate", child, 7, "SIGTERM")
+    pool.say("terminate", child, 7, "SIGTERM", child.pid)
     assert child.doomed is not None
     assert child.doomed[1] < time.monotonic() + prefork.STUBBORN
     child.doomed = (7, time.monotonic() - 0.01)
@@ -258,7 +258,7 @@ def test_a_termination_is_passed_on_and_enforced(pool: Pool) -> None:
 def test_a_child_that_has_begun_another_task_is_not_killed_for_the_one_before(pool: Pool) -> None:
     child = pool.children()[0]
     pool.begin(child, receipt=7)
-    pool.say("terminate", child, 7, "SIGTERM")
+    pool.say("terminate", child, 7, "SIGTERM", child.pid)
     pool.begin(child, receipt=8)
     child.doomed = (7, time.monotonic() - 0.01)
     pool.step()
