@@ -417,6 +417,8 @@ def test_a_failure_is_a_state_and_a_timeout_an_error(client: Celery, answer: Ans
 
 
 def test_results_are_forgotten_and_tasks_revoked(app: Celery) -> None:
+    app.task(lambda: None, name="noop")
+
     async def main() -> None:
         result = await app.asend_task("noop")
         await result.arevoke()

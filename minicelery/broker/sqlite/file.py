@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-import sys
 import threading
 import time
 import weakref
@@ -105,6 +104,15 @@ _HINTS = (
 )
 
 
+class _Mine:
+    """A thread's own connection; it goes with the thread."""
+
+    __slots__ = ("__weakref__", "connection")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+
 class File:
     """One database file.  Thread-safe: every thread of every process has its own connection."""
 
@@ -113,7 +121,8 @@ class File:
         self.timeout = float(options.get("timeout", TIMEOUT))
         self._failure = failure
         self._lock = threading.Lock()
-        self._connections: dict[int, sqlite3.Connection] = {}  # by thread
+        self._here = threading.local()  # `.mine`: this thread's connection
+        self._opened: list[tuple[weakref.ref[_Mine], sqlite3.Connection]] = []
         _files.add(self)
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -143,9 +152,10 @@ class File:
     def close(self) -> None:
         """Close what this process has opened, in whatever thread."""
         with self._lock:
-            connections, self._connections = self._connections, {}
+            opened, self._opened = self._opened, []
+            self._here = threading.local()
         with _gate.held:
-            for connection in connections.values():
+            for _, connection in opened:
                 connection.close()
 
     def _insist(self, work: Callable[[sqlite3.Connection], T], timeout: float) -> T:
@@ -164,12 +174,10 @@ class File:
             pause = min(pause * 1.5, 0.02)
 
     def _connection(self) -> sqlite3.Connection:
-        thread = threading.get_ident()
-        with self._lock:
-            connection = self._connections.get(thread)
-        return connection if connection is not None else self._connect(thread)
+        mine: _Mine | None = getattr(self._here, "mine", None)
+        return mine.connection if mine is not None else self._connect()
 
-    def _connect(self, thread: int) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         try:
             # Created here for its mode: results and arguments are nobody else's business.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -186,7 +194,7 @@ class File:
         except BaseException:
             connection.close()
             raise
-        self._adopt(thread, connection)
+        self._keep(connection)
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -221,15 +229,15 @@ class File:
                 "minicelery's names that minicelery did not make; name another file"
             )
 
-    def _adopt(self, thread: int, connection: sqlite3.Connection) -> None:
-        """Keep the connection for its thread, and close those of threads that have ended."""
+    def _keep(self, connection: sqlite3.Connection) -> None:
+        """Keep the connection for this thread, and close those of threads that have ended."""
+        mine = _Mine(connection)
         with self._lock:
-            # Under the lock a new thread that was given an old one's number can't take its connection.
-            running = sys._current_frames()
-            ended = [ident for ident in self._connections if ident not in running]
-            closing = [self._connections.pop(ident) for ident in ended]
-            self._connections[thread] = connection
-        for old in closing:
+            ended = [one for one in self._opened if one[0]() is None]
+            self._opened = [one for one in self._opened if one not in ended]
+            self._opened.append((weakref.ref(mine), connection))
+            self._here.mine = mine
+        for _, old in ended:
             old.close()
 
     def forsake(self) -> None:
@@ -238,12 +246,13 @@ class File:
         Closing a copy rolls back in the memory that it shares with the parent's WAL, and the
         interpreter closes at its exit whatever it can free.
         """
-        inherited, self._connections = self._connections, {}
+        inherited, self._opened = self._opened, []
+        self._here = threading.local()
         self._lock = threading.Lock()
         if inherited:
             from ctypes import py_object, pythonapi  # a few ms, and few processes come here
 
-            for connection in inherited.values():
+            for _, connection in inherited:
                 pythonapi.Py_IncRef(py_object(connection))
 
     def _explained(self, error: sqlite3.Error) -> MiniCeleryError:
