@@ -331,6 +331,8 @@ def check_limits(hard: Any, soft: Any, name: str) -> None:
 def check_carried(name: str, what: str, values: Mapping[str, Any]) -> None:
     """Raises EncodeError for a value that a message header can't carry."""
     for key, value in values.items():
+        if type(key) is not str:
+            raise EncodeError(f"{what} {key!r:.80} of {name} has a name that is no text")
         try:
             json.dumps(value)
         except (TypeError, ValueError, RecursionError):

@@ -256,15 +256,32 @@ def _running_worker(directory: str, url: str) -> Iterator[subprocess.Popen[bytes
         sys.executable, "-m", "minicelery", "-A", "minicelery.cli.demo_tasks", "-b", url, "--result-backend", url,
         "worker", "-c", "2", "-n", "demo", "-l", "INFO", "-q",
     ]  # fmt: skip
-    with open(log, "wb") as output:
+    with open(log, "wb") as output, _held_back() as late:
         process = subprocess.Popen(
             command, cwd=directory, env=_environment(), stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:
+        for number in late:
+            signal.raise_signal(number)
         yield process
     finally:
         _stop(process)
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[list[int]]:
+    """The signals that come meanwhile, and are not obeyed: a process half started would be left behind."""
+    late: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: late.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield late
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _environment() -> dict[str, str]:

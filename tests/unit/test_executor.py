@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from minicelery import Celery, signals
@@ -501,6 +501,8 @@ _HEADERS = [*_SENT, "compression", "redelivered"]
     ),
     st.booleans(),
 )
+@example({}, {}, {}, ([], {}, {"errbacks": [{"task": "t", "options": [[None, None]]}]}), True)
+@example({}, {}, {}, ([], {}, {"callbacks": [{"task": "t", "options": [[None, None]]}]}), False)
 def test_no_message_makes_the_executor_raise(
     headers: Any, top: Any, properties: Any, body: Any, fails: bool
 ) -> None:

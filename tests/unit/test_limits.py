@@ -446,14 +446,14 @@ def test_a_window_lasts_longer_than_the_call(app: Celery, child: Child) -> None:
 
 
 def test_a_retry_frees_the_place_and_keeps_the_key(app: Celery, child: Child) -> None:
-    @app.task(name="again", bind=True, concurrency_limit=1, unique=True)
-    def again(self: Any) -> None:
+    @app.task(name="tried_again", bind=True, concurrency_limit=1, unique=True)
+    def tried_again(self: Any) -> None:
         raise self.retry(countdown=60)
 
-    first = again.delay()
+    first = tried_again.delay()
     outcome = child.end(child.executor.run(child.fetch()))
-    assert outcome.release == ("room.again",)
-    assert again.delay().id == first.id
+    assert outcome.release == ("room.tried_again",)
+    assert tried_again.delay().id == first.id
 
 
 def test_a_revoked_call_frees_its_key_and_the_place_it_was_called_to(app: Celery, child: Child) -> None:
