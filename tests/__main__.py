@@ -1,6 +1,7 @@
-"""The whole suite in two processes side by side: ``python -m tests``.
+"""The whole suite in three processes side by side: ``python -m tests``.
 
-Most of the time of tests/worker is spent waiting for workers, so the others run meanwhile.
+Most of the time of tests/worker is spent waiting for workers: two share its files, and the others
+run meanwhile.
 Arguments are pytest's; with any, one process runs what they ask for.
 """
 
@@ -11,6 +12,7 @@ import sys
 import tempfile
 
 APART = "tests/worker"
+SHARED = ["-n", "2", "--dist", "loadfile"]
 
 
 def main(arguments: list[str]) -> int:
@@ -19,7 +21,7 @@ def main(arguments: list[str]) -> int:
     if arguments:
         return subprocess.call([*pytest, *arguments])
     with tempfile.TemporaryFile() as output:
-        beside = subprocess.Popen([*pytest, APART], stdout=output, stderr=subprocess.STDOUT)
+        beside = subprocess.Popen([*pytest, *SHARED, APART], stdout=output, stderr=subprocess.STDOUT)
         try:
             code = subprocess.call([*pytest, f"--ignore={APART}"])
             code = beside.wait() or code

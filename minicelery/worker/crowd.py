@@ -96,6 +96,7 @@ class Crowd(Swapper):
         self._kept: dict[str, Message] = {}  # the broker has let go of these
         self._newest = 0
         self._shown: list[Running] = []
+        self._look_at = 0.0  # monotonic; when the next run will have lasted for `LONG`
         self._renewed = time.monotonic()
         self._draining = False  # nothing new begins
         self._quitting = False
@@ -192,7 +193,9 @@ class Crowd(Swapper):
     def _patience(self) -> float:
         if self.suspects.waiting or self.suspects.running:
             return SUSPECT_TICK
-        return LONG if len(self._shown) < len(self.running) else IDLE_WAIT
+        if len(self._shown) == len(self.running):
+            return IDLE_WAIT
+        return min(LONG, max(0.005, self._look_at - time.monotonic()))
 
     # -- running ---------------------------------------------------------------------------
 
@@ -298,8 +301,15 @@ class Crowd(Swapper):
     def _look_after(self) -> None:
         """Mark long runs as started, show them on the Board, keep the lease."""
         now = time.monotonic()
+        long: list[Running] = []
+        self._look_at = now + LONG
         with self._state:
-            long = [one for one in self.running.values() if one.call and now - one.call.began > LONG]
+            for one in self.running.values():  # in the order in which they were started
+                if one.call is not None:
+                    if now - one.call.began < LONG:
+                        self._look_at = one.call.began + LONG
+                        break
+                    long.append(one)
         fresh = [one for one in long if not one.marked]
         if fresh:
             self._mark(fresh)

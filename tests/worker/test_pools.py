@@ -206,7 +206,7 @@ def test_what_a_lost_worker_held_is_done_by_another(leased_stage: Stage, pool: P
     early = leased_stage.send_many(pool.task, [(1.0,)] * 3)
     wait_until(lambda: len(leased_stage.runs()) == 8)
     wait_until(lambda: len(leased_stage.traces("end")) == 0)
-    time.sleep(0.4)  # until they are marked as started
+    time.sleep(0.6)  # until they are marked as started
     worker.kill_all()
     leased_stage.worker(**pool.options, conf=conf)
     assert leased_stage.wait_for(late) == {"SUCCESS": 5}

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import threading
 import time
 import weakref
@@ -200,7 +201,11 @@ class Notes:
         self._made.add(topic)
 
     def write(self, topic: str, key: str, ttl: float, value: bytes) -> None:
-        """Add a record; makes the stream where there is none."""
+        """Add a record; makes the stream where there is none.
+
+        Again where the server fails at it, as one does at which several make a stream at once: a
+        record that is there twice is there.
+        """
         headers = {"key": key, "expires": time.time() + ttl}
         message = Message(key, "", value, headers, stream(topic), content_type="application/octet-stream")
 
@@ -210,7 +215,15 @@ class Notes:
             link.declared.add(("queue", message.queue))
             self.broker.publish_on(link, [message], end)
 
-        self.once(send)
+        last = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return self.once(send)
+            except BrokerUnavailable:
+                pause = random.uniform(0.1, 0.3)
+                if time.monotonic() + pause > last:
+                    raise
+            time.sleep(pause)
 
     def read(self, topic: str) -> dict[str, bytes]:
         """The records that have not expired, read once."""
