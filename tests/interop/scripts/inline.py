@@ -298,12 +298,13 @@ def the_apps_task_class(app: Any) -> Any:
 
 @scenario
 def annotations_of_tasks(app: Any) -> Any:
-    app.conf.task_annotations = {"t": {"max_retries": 9}, "*": {"default_retry_delay": 4}}
+    # Names of their own: which of several tasks for all apps gets a name is Celery's chance.
+    app.conf.task_annotations = {"annotated": {"max_retries": 9}, "*": {"default_retry_delay": 4}}
 
-    @app.task(name="t")
+    @app.task(name="annotated")
     def task() -> None: ...
 
-    @app.task(name="u", max_retries=1)
+    @app.task(name="annotated_by_all", max_retries=1)
     def other() -> None: ...
 
     app.finalize()  # Celery also applies them when the task is first looked at
