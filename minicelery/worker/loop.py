@@ -170,7 +170,12 @@ class Loop(Swapper):
         slot.processed += 1
         now = time.monotonic()
         self.last_busy = now
-        self.finish(outcome)
+        # As `finish` does, without the call.
+        if executor.admission is not None:
+            outcome = executor.admission.free(outcome)
+        if not self.done:
+            self.done_since = now
+        self.done.append(outcome)
         if not slot.note(outcome, key) and self.waiting:
             self.swap(0, 0)
         self.began = 0.0

@@ -34,6 +34,7 @@ class Recorder:
         own = conf.result_failure_expires
         self.failure_ttl = self.ttl if own is None else _seconds(own)
         self.extended: bool = conf.result_extended
+        self._plain = not (self.extended or self.direct or self.compression)
 
     def wants(self, call: Call, failure: bool = False) -> bool:
         """Whether a state of `call` is to be kept; the message's wish goes before the task's."""
@@ -48,6 +49,19 @@ class Recorder:
         message, children = call.delivery.message, call.request.children
         headers = message.headers
         group, parent = headers.get("group"), headers.get("parent_id")
+        if self._plain and group is None and parent is None and not children:
+            try:
+                return record.encode(
+                    message.id,
+                    states.SUCCESS,
+                    value,
+                    serializer=self.serializer,
+                    ttl=self.ttl,
+                    zone=self.zone,
+                )
+            except EncodeError as error:
+                self._check(value, message.task, error)
+                raise
         options: dict[str, Any] = {
             "serializer": self.serializer, "ttl": self.ttl, "zone": self.zone, "compression": self.compression,
             "children": [child.as_tuple() for child in children] if children else (),
