@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from minicelery import Celery
 from minicelery.result import AsyncResult
 from tests.waiting import wait_until
-from tests.worker.apps.tasks import make_app
+from tests.worker.apps.tasks import make_app, told
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,6 +71,10 @@ class Stage:
         self, name: str, calls: Sequence[tuple[Any, ...]], **options: Any
     ) -> list[AsyncResult[Any]]:
         return self.app.tasks[name].apply_many(calls, **options)
+
+    def tell(self) -> None:
+        """End what runs until told."""
+        told(self.path).touch()
 
     def traces(self, kind: str, what: str | None = None, pid: int | None = None) -> list[Trace]:
         """What was left of that kind, in order."""

@@ -111,12 +111,13 @@ def test_a_busy_child_is_not_interrupted_while_the_pool_shrinks(
     stage = redis_stage
     monkeypatch.setenv("AUTOSCALE_KEEPALIVE", "0.5")
     worker = stage.worker(autoscale=(3, 1))
-    long = stage.send_many("run", [(4.0,)] * 2)
+    long = stage.send_many("run_until_told", [()] * 2)
     short = stage.send_many("run", [(0.05,)] * 10)
     wait_until(lambda: len(worker.children()) == 3)
     assert stage.wait_for(short) == {"SUCCESS": 10}
     wait_until(lambda: len(worker.children()) == 2)
     assert stage.states(long) == {"PENDING": 2}
+    stage.tell()
     assert stage.wait_for(long) == {"SUCCESS": 2}
     assert set(stage.runs().values()) == {1}
     assert "lost" not in worker.output()

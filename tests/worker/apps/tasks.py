@@ -44,6 +44,11 @@ class Unprintable(Exception):
     __str__ = __repr__
 
 
+def told(traces: Path) -> Path:
+    """The file whose being there ends the tasks that run until told."""
+    return traces.with_name("told")
+
+
 def hold_the_gil(seconds: float) -> None:
     """Sleep in C code that does not release the interpreter's lock."""
     end = time.monotonic() + seconds
@@ -77,6 +82,15 @@ def make_app(url: str, path: Path, backend: str = "", **conf: Any) -> Celery:
     def run_in_c(self: Any, seconds: float) -> None:
         traces.add("start", self.request.id)
         hold_the_gil(seconds)
+        traces.add("end", self.request.id)
+
+    @app.task(name="run_until_told", bind=True)
+    def run_until_told(self: Any) -> None:
+        """Run until `Stage.tell`."""
+        traces.add("start", self.request.id)
+        end = time.monotonic() + 30.0
+        while not told(path).exists() and time.monotonic() < end:
+            time.sleep(0.02)
         traces.add("end", self.request.id)
 
     app.task(name="run_in_c", bind=True)(run_in_c)
