@@ -23,12 +23,18 @@ __all__ = [
     "Task",
     "binding",
     "bugreport",
+    "chain",
+    "chord",
+    "chunks",
     "current_app",
     "current_task",
+    "group",
     "maybe_signature",
     "shared_task",
     "signature",
     "uuid",
+    "xmap",
+    "xstarmap",
 ]
 
 _HOMES = {
@@ -36,8 +42,14 @@ _HOMES = {
     "bugreport": "minicelery.app",
     "shared_task": "minicelery.registry",
     "Signature": "minicelery.canvas",
+    "chain": "minicelery.canvas",
+    "chord": "minicelery.canvas",
+    "chunks": "minicelery.canvas",
+    "group": "minicelery.canvas",
     "maybe_signature": "minicelery.canvas",
     "signature": "minicelery.canvas",
+    "xmap": "minicelery.canvas",
+    "xstarmap": "minicelery.canvas",
     "Task": "minicelery.task",
     "current_app": "minicelery._state",
     "current_task": "minicelery._state",
@@ -51,7 +63,17 @@ _HOMES = {
 if TYPE_CHECKING:
     from minicelery._state import current_app, current_task
     from minicelery.app import Celery, bugreport
-    from minicelery.canvas import Signature, maybe_signature, signature
+    from minicelery.canvas import (
+        Signature,
+        chain,
+        chord,
+        chunks,
+        group,
+        maybe_signature,
+        signature,
+        xmap,
+        xstarmap,
+    )
     from minicelery.message import uuid
     from minicelery.registry import shared_task
     from minicelery.routing import Broadcast, Exchange, Queue, binding

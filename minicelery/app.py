@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from minicelery import _state, awaiting, record, signals
 from minicelery.annotations import annotate
 from minicelery.attributes import warn_of_addresses
+from minicelery.canvas.each import BUILT_IN
 from minicelery.control import Control
 from minicelery.message import Message, Origin
 from minicelery.modules import calling_directory, django_packages, import_related
@@ -26,6 +27,7 @@ from minicelery.sending import Sender
 from minicelery.servers import Servers
 from minicelery.settings import Settings, read_config, read_envvar
 from minicelery.task import Task as PlainTask
+from minicelery.unfolding import Canvas
 
 if TYPE_CHECKING:
     from typing import Literal, ParamSpec
@@ -40,7 +42,7 @@ R = TypeVar("R")
 T = TypeVar("T", bound=PlainTask[..., Any])
 
 _LATER = frozenset(
-    "events amqp log loader clock steps user_options Worker Beat GroupResult ResultSet chain group chord "
+    "events amqp log loader clock steps user_options Worker Beat "
     "chunks xmap xstarmap add_periodic_task config_from_cmdline select_queues".split()
 )
 
@@ -92,6 +94,7 @@ class Celery(Servers):
         self._unsettled: list[PlainTask[..., Any]] = []  # see `registry.settle`
         self._lock = threading.RLock()
         self._sender = Sender(self)
+        self._canvas = Canvas(self)
         self._executor: Any = None
         self._home = calling_directory()
         self.on_configure = signals.Signal("app.on_configure")
@@ -247,6 +250,8 @@ class Celery(Servers):
                 raise RuntimeError(f"{self!r} was made with autofinalize=False: call app.finalize() first")
             self.finalized = True
             try:
+                for name, function in BUILT_IN.items():
+                    task_from_function(self, function, name=name, quiet=True)
                 for register in list(_state.shared):
                     register(self)
                 for task in self._unsettled:

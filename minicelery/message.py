@@ -22,6 +22,10 @@ COUNT_HEADER = "x-delivery-count"
 """Header with the number of runs that died under a message; RabbitMQ's own name for it."""
 TURN_HEADER = "x-minicelery-turn"
 """Header of a message that has waited for a limit: its place in the line, in unix seconds."""
+PART_HEADER = "x-minicelery-part"
+"""Header of a part of a chord: the id of the group that its end counts in."""
+BODY_HEADER = "x-minicelery-body"
+"""Header of a chord's body: the id of the group whose results it is called with."""
 UNIQUE_HEADER = "x-minicelery-unique"
 """Header of a unique call: the key under which there is no other one of its task."""
 
@@ -83,6 +87,18 @@ class Record:
     state: str | None = None  # None where it was read back and not yet decoded
     ttl: float | None = 86400.0  # seconds; None = for ever
     reply_to: str = ""  # the sender's own queue, for results that go there
+    part_of: str = ""  # the group in which the task counts, now that its state is final
+
+
+@dataclass(slots=True)
+class Group:
+    """Calls that a chord's body waits for; kept where their results are."""
+
+    id: str
+    members: list[str]  # their ids, in order
+    body: Message  # sent once: when all have ended well, or one has not
+    ttl: float | None = 86400.0  # seconds; None = for ever
+    deadline: float | None = None  # unix seconds, after which the body is sent all the same
 
 
 @dataclass(slots=True)
@@ -96,6 +112,8 @@ class Outcome:
     reason: str | None = None  # why it was rejected
     release: tuple[str, ...] = ()  # what the message's id holds of limits and is now free
     park: tuple[str, float] | None = None  # the limit it waits for, and since when
+    more: Sequence[Record] = ()  # of calls that will not be made, as this one has failed
+    groups: Sequence[Group] = ()  # opened before anything is published
 
 
 @dataclass(slots=True)

@@ -451,12 +451,17 @@ class EagerResult(AsyncResult[R]):
         return False
 
 
-def result_from_tuple(value: Any, app: Celery | None = None) -> AsyncResult[Any]:
+def result_from_tuple(value: Any, app: Celery | None = None) -> Any:
     """The result that `as_tuple` was made from."""
     if isinstance(value, AsyncResult):
         return value
-    head, _children = value
+    head, members = value
     id, parent = head if isinstance(head, (list, tuple)) else (head, None)
+    if members is not None:
+        from minicelery.groups import GroupResult
+
+        above = result_from_tuple(parent, app) if parent else None
+        return GroupResult(id, [result_from_tuple(member, app) for member in members], above, app=app)
     return AsyncResult(id, app=app, parent=result_from_tuple(parent, app) if parent else None)
 
 

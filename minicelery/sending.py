@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from minicelery import announcing, serialization, signals
 from minicelery._state import request_var
-from minicelery.canvas import links_for_body
+from minicelery.canvas import Signature, links_for_body
 from minicelery.exceptions import EncodeError, ImproperlyConfigured, QueueNotFound
 from minicelery.limits import of_task
 from minicelery.message import (
@@ -23,6 +23,7 @@ from minicelery.message import (
 )
 from minicelery.options import (
     PLACED,
+    check_call,
     check_carried,
     check_limits,
     check_priority,
@@ -308,6 +309,32 @@ class Sender:
             set_expiry(message, defaults.expires, time.time(), self.app.conf.zone())
         if defaults.compression is not None:
             self._compress(message, defaults.compression)
+        return message
+
+    def message_of(
+        self, call: Signature[Any], links: Sequence[Mapping[str, Any]] | None, origin: Mapping[str, Any] | None,
+        check: bool,
+    ) -> Message:  # fmt: skip
+        """A signature that has an id as a message.
+
+        `links` are the rest of its chain, the next one last; `origin` options that it has where it
+        has no own.  With `check` its arguments must fit, which those of a worker's follow-up need not.
+        """
+        task = self.app.tasks.get(call.task)
+        args: Sequence[Any] = tuple(call.args)
+        kwargs: Mapping[str, Any] = call.kwargs
+        options: Mapping[str, Any] = check_call(call.task, {**(origin or {}), **call.options}, self.app.conf)
+        if task is not None:
+            if check and task.typing:
+                task.check_arguments(args, kwargs)
+            if task._prepares:
+                args, kwargs, options = task._prepared(args, kwargs, options)
+        if links is not None:
+            options = {**options, "chain": links}
+        defaults = self.defaults(task)
+        message = self.message(call.task, args, kwargs, options, defaults, options["task_id"])
+        if defaults.unique is not None:
+            mark(message, defaults.unique, args, kwargs)
         return message
 
     def message_with(

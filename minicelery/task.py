@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic
 from minicelery import states
 from minicelery._state import get_current_app, request_var
 from minicelery.awaiting import in_thread
-from minicelery.canvas import Signature, call_of
+from minicelery.composing import Composing
 from minicelery.exceptions import MaxRetriesExceededError, OperationalError, Retry
 from minicelery.hooks import Hooks
 from minicelery.options import RETRY_NAMES, check_arguments_shape, check_call, check_dates, check_retry
@@ -36,7 +36,7 @@ else:
     P = ParamSpec("P")
     R = TypeVar("R")
 
-_LATER = frozenset({"chunks", "map", "starmap", "replace", "add_to_chord"})
+_LATER = frozenset({"replace", "add_to_chord"})
 
 
 class FromConfig:
@@ -51,7 +51,7 @@ class FromConfig:
         return getattr(task.app.conf, self.setting)
 
 
-class Task(Hooks, Generic[P, R]):
+class Task(Composing[P, R], Hooks, Generic[P, R]):
     """A function that a worker can be asked to run.
 
     Attributes set on a subclass, or given to `@app.task(…)`, are this task's options.
@@ -289,43 +289,6 @@ class Task(Hooks, Generic[P, R]):
         if self._prepares:
             args, kwargs, given = self._prepared(args, kwargs, given)
         return self.app._run_eagerly(self, args, kwargs, given)
-
-    def signature(
-        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Signature[R]:
-        """This task with arguments and options, not yet sent."""
-        return Signature(self, args, kwargs, **options)
-
-    subtask = signature
-
-    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
-        """A signature with these arguments; a previous result may come before them."""
-        return Signature(self, args, kwargs)
-
-    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
-        """A signature that takes these arguments only, never a previous result."""
-        return Signature(self, args, kwargs, immutable=True)
-
-    def signature_from_request(
-        self,
-        request: Request | None = None,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        queue: str | None = None,
-        **options: Any,
-    ) -> Signature[R]:
-        """The call that `request` is an attempt at, as a signature: for the same id, queue and followers."""
-        request = self.request if request is None else request
-        given = {**call_of(request), **options}
-        if queue:
-            given |= {"queue": queue, "exchange": None, "routing_key": None}
-        args = request.args if args is None else args
-        kwargs = request.kwargs if kwargs is None else kwargs
-        return self.signature(
-            args, kwargs, **{key: value for key, value in given.items() if value is not None}
-        )
-
-    subtask_from_request = signature_from_request
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:  # noqa: N802 - Celery's name
         """The result of one of this task's calls."""

@@ -55,7 +55,7 @@ def _classes() -> tuple[Any, Any]:
 
     class Pickler(pickle.Pickler):
         def reducer_override(self, value: Any) -> Any:
-            if isinstance(value, dict) and type(value).__module__ == "minicelery.canvas":
+            if isinstance(value, dict) and type(value).__module__.startswith("minicelery.canvas"):
                 return dict, (dict(value),)  # a signature, as a dict, which is what Celery takes it for
             return NotImplemented
 

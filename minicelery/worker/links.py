@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minicelery import announcing
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from minicelery.task import Task
 
 log = logging.getLogger(__name__)
+
+_UNFIT = (TypeError, ValueError, KeyError, AttributeError, RecursionError, ImproperlyConfigured)
+"""What a foreign signature may raise that no call can be made of."""
 
 
 class Links:
@@ -34,7 +37,7 @@ class Links:
         if chain := links.get("chain"):
             if not isinstance(chain, (list, tuple)):
                 raise InvalidTaskError(f"chain must be a list of signatures, got {type(chain).__name__}")
-            publish.append(self._message(call, chain[-1], (value,), chain=chain[:-1]))
+            publish += self._next(call, chain, value)
         if links.get("chord") is not None:
             raise EncodeError(
                 "chords are not part of this version: the body of this part's chord can't be called"
@@ -65,17 +68,29 @@ class Links:
                 log.exception("An errback of task %s[%s] failed", message.task, message.id)
         return self.app._sender.expand(publish)
 
+    def _next(self, call: Call, links: Sequence[Any], value: Any) -> list[Message]:
+        """The messages with which the chain goes on."""
+        request = call.request
+        origin = {
+            "root_id": request.root_id,
+            "parent_id": call.delivery.message.id,
+            "reply_to": request.reply_to,
+        }
+        try:
+            messages, result = self.app._canvas.follow(links, (value,), origin)
+        except _UNFIT as error:
+            if isinstance(error, EncodeError):
+                raise
+            raise InvalidTaskError(f"the linked call {links[-1]!r:.200} can't be made: {error}") from error
+        for message in messages:
+            announcing.both(self.app, message)
+        request.children.append(result)
+        return messages
+
     def _message(self, call: Call, link: Any, args: tuple[Any, ...], **options: Any) -> Message:
         try:
             return self._built(call, Signature(link), args, options)
-        except (
-            TypeError,
-            ValueError,
-            KeyError,
-            AttributeError,
-            RecursionError,
-            ImproperlyConfigured,
-        ) as error:
+        except _UNFIT as error:
             if isinstance(error, EncodeError):
                 raise
             raise InvalidTaskError(f"the linked call {link!r:.200} can't be made: {error}") from error

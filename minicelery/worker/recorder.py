@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from minicelery import record, serialization, states
 from minicelery.exceptions import EncodeError
-from minicelery.message import Message, Record, short_repr
+from minicelery.message import PART_HEADER, Message, Record, short_repr
 from minicelery.result import DisabledBackend
 from minicelery.worker.call import Call
 
@@ -40,7 +40,10 @@ class Recorder:
         """Whether a state of `call` is to be kept; the message's wish goes before the task's."""
         if not self.enabled:
             return False
-        asked = call.delivery.message.headers.get("ignore_result")
+        headers = call.delivery.message.headers
+        if PART_HEADER in headers:
+            return True
+        asked = headers.get("ignore_result")
         ignored = call.plan.ignore_result if asked is None else asked
         return not ignored or (failure and call.plan.store_errors)
 
@@ -75,10 +78,14 @@ class Recorder:
             self._check(value, message.task, error)
             extra = self._fit_extra(extra)
             stored = record.encode(message.id, states.SUCCESS, value, extra=extra, **options)
-        return self._addressed(stored, message) if self.direct else stored
+        return self._addressed(stored, message)
 
     def _addressed(self, stored: Record, message: Message) -> Record:
-        stored.reply_to = _text(message.properties.get("reply_to")) or ""
+        """With where it goes besides: to who asked, and to the group that it counts in."""
+        if self.direct:
+            stored.reply_to = _text(message.properties.get("reply_to")) or ""
+        if (group := message.headers.get(PART_HEADER)) is not None and stored.state in states.READY_STATES:
+            stored.part_of = _text(group) or ""
         return stored
 
     def state(self, call: Call, state: str, value: Any, traceback: str | None) -> Record:
@@ -98,17 +105,19 @@ class Recorder:
             if not isinstance(value, record.ExceptionDocument) and not self._carries(value):
                 value = record.exception_document(error)
             stored = record.encode(message.id, state, value, extra=self._fit_extra(extra), **options)
-        return self._addressed(stored, message) if self.direct else stored
+        return self._addressed(stored, message)
 
     def failure_of(self, message: Message, error: BaseException) -> Record | None:
         """The FAILURE of a message that never became a call; None where nobody can ask for it."""
-        if not self.enabled or not message.id or message.headers.get("ignore_result") is True:
+        if not self.enabled or not message.id:
+            return None
+        if message.headers.get("ignore_result") is True and PART_HEADER not in message.headers:
             return None
         stored = record.encode(
             message.id, states.FAILURE, record.exception_document(error), serializer=self.serializer,
             ttl=self.failure_ttl, zone=self.zone, compression=self.compression,
         )  # fmt: skip
-        return self._addressed(stored, message) if self.direct else stored
+        return self._addressed(stored, message)
 
     def _extra(self, call: Call) -> dict[str, Any]:
         message = call.delivery.message

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-import minicelery
 from minicelery import Task, signals
 from minicelery.exceptions import Ignore, Reject, Retry
 from minicelery.worker.executor import Executor
@@ -96,19 +95,6 @@ def test_a_signature_from_the_request_makes_the_same_call_again(stage: Stage) ->
     stage.run(task, 1, task_id="an-id")
     requests = [(one.delivery.message.id, body_of(one.delivery.message)[0]) for one in stage.outcomes]
     assert requests == [("an-id", [1]), ("an-id", [2])]
-
-
-@each({name: name for name in ("chunks", "map", "starmap", "replace", "add_to_chord", "on_replace")})
-def test_parts_of_workflows_say_that_they_are_not_there_yet(stage: Stage, case: str) -> None:
-    task = stage.app.task(lambda x: x, name="t")
-    with pytest.raises((AttributeError, NotImplementedError), match=case):
-        getattr(task, case)([1, 2], 1)
-
-
-@each({name: name for name in ("chain", "group", "chord", "chunks", "xmap", "xstarmap")})
-def test_workflows_can_not_be_imported_yet(stage: Stage, case: str) -> None:
-    with pytest.raises(AttributeError, match=case):
-        getattr(minicelery, case)
 
 
 @each({"delay_on_commit": "delay_on_commit", "apply_async_on_commit": "apply_async_on_commit"})

@@ -324,9 +324,6 @@ def test_what_only_celerys_workers_have_is_refused_in_words(app: Celery) -> None
     for option in ("Strategy", "Request", "backend"):
         with pytest.raises(TypeError, match=rf"{option}= is not an option of a task \(u\)"):
             app.task(lambda: None, name="u", **{option: object()})
-    for later in ("chunks", "map", "replace"):
-        with pytest.raises(AttributeError, match=rf"t\.{later} is not part of this version"):
-            getattr(task, later)
 
 
 def test_a_filter_makes_of_the_task_what_it_likes(app: Celery) -> None:

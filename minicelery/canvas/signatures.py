@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from minicelery._state import get_current_app
 from minicelery.awaiting import in_thread
 from minicelery.exceptions import ImproperlyConfigured
+from minicelery.message import new_id
 from minicelery.options import check_arguments_shape
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # stubs, known to every type checker
 
     from minicelery.app import Celery
+    from minicelery.composing import Composing
     from minicelery.result import AsyncResult, EagerResult
     from minicelery.task import Task
 
@@ -33,10 +35,12 @@ class Signature(dict[str, Any], Generic[R]):
     """One task call, not yet made: `add.s(2, 2)`."""
 
     app: Celery | None = None
+    kinds: ClassVar[dict[str, type[Signature[Any]]]] = {}
+    """The classes of compositions, by `subtask_type`."""
 
     def __init__(
         self,
-        task: str | Task[Any, Any] | Mapping[str, Any],
+        task: str | Composing[Any, Any] | Mapping[str, Any],
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
@@ -67,6 +71,11 @@ class Signature(dict[str, Any], Generic[R]):
             if app is None and not isinstance(task, str):
                 app = task.app
         self.app = app
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any], app: Celery | None = None) -> Any:
+        """The signature that has become a plain dict on its way."""
+        return cls(given, app=app)
 
     @property
     def task(self) -> str:
@@ -203,16 +212,51 @@ class Signature(dict[str, Any], Generic[R]):
     def __invert__(self) -> R:
         return self.delay().get()
 
-    if not TYPE_CHECKING:
+    if TYPE_CHECKING:  # a dict's `|` is another one
+
+        def __or__(self, other: Signature[Any]) -> Signature[Any]: ...  # type: ignore[override]
+
+    else:
 
         def __or__(self, other):
-            # A dict's `|` would make one call of the two, and lose the first.
-            raise TypeError(
-                f"{self!r:.80} | …: chains are not part of this version; "
-                f"send the next call with link=: task.apply_async(…, link=following.s())"
-            )
+            """The two one after the other: see `chain`, and `chord`."""
+            from minicelery.canvas.compound import joined
 
-        __ior__ = __or__
+            return joined(self, other) if isinstance(other, Signature) else NotImplemented
+
+        def __ior__(self, other):
+            return self | other
+
+    def freeze(
+        self, _id: str | None = None, group_id: str | None = None, chord: Any = None,
+        root_id: str | None = None, parent_id: str | None = None, group_index: int | None = None,
+    ) -> AsyncResult[R]:  # fmt: skip
+        """Fix the id of the call, in place; returns the result that it will have."""
+        options = self.options
+        if _id is not None:
+            options["task_id"] = _id
+        elif not options.get("task_id"):
+            options["task_id"] = new_id()
+        given = {"group_id": group_id, "chord": chord, "root_id": root_id, "parent_id": parent_id,
+                 "group_index": group_index}  # fmt: skip
+        options.update({name: value for name, value in given.items() if value is not None})
+        return self._app.AsyncResult(options["task_id"])
+
+    def flatten_links(self) -> list[Signature[Any]]:
+        """This one and all its callbacks, and theirs."""
+        links = [signature(link) for link in as_list(self.options.get("link"))]
+        return [self, *(found for link in links for found in link.flatten_links())]
+
+    def replace(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Signature[R]:  # fmt: skip
+        """A copy in which these take the place of its own, where they are given."""
+        copy = self.clone()
+        for key, value in (("args", args), ("kwargs", kwargs), ("options", options)):
+            if value is not None:
+                copy[key] = list(value) if key == "args" else dict(value)
+        return copy
 
     def __repr__(self) -> str:
         parts = [repr(arg) for arg in self.args] + [f"{key}={value!r}" for key, value in self.kwargs.items()]
@@ -226,6 +270,10 @@ def signature(task: Any, *args: Any, **kwargs: Any) -> Signature:
     """A signature of a task name, a task, a dict, or a signature itself."""
     if isinstance(task, Signature):
         return task
+    if isinstance(task, Mapping):
+        kind = Signature.kinds.get(task.get("subtask_type") or "", Signature)
+        found: Signature = kind.from_dict(task, app=kwargs.get("app"))
+        return found
     return Signature(task, *args, **kwargs)
 
 

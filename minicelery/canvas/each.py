@@ -1,0 +1,103 @@
+"""One task for many arguments: `xmap`, `xstarmap` and `chunks`; what `task.map`, … make."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from minicelery.canvas.compound import group
+from minicelery.canvas.signatures import Signature, signature
+
+if TYPE_CHECKING:
+    from minicelery.app import Celery
+
+
+class _Each(Signature[Any]):
+    """A call of a built-in task that makes the calls itself, one after the other."""
+
+    NAME = ""
+
+    def __init__(self, task: Any, it: Iterable[Any], app: Celery | None = None, **options: Any) -> None:
+        given = signature(task if isinstance(task, Mapping) else task.s())
+        kwargs = {"task": given, "it": list(it)}
+        super().__init__(self.NAME, (), kwargs, options, immutable=True, app=app or given.app)
+
+    @property
+    def _app(self) -> Any:
+        return self.app or signature(self["kwargs"]["task"])._app
+
+
+class xmap(_Each):  # noqa: N801 - Celery's name
+    """`[task(item) for item in it]`, as one call."""
+
+    NAME = "celery.map"
+
+
+class xstarmap(_Each):  # noqa: N801 - Celery's name
+    """`[task(*item) for item in it]`, as one call."""
+
+    NAME = "celery.starmap"
+
+
+class chunks(_Each):  # noqa: N801 - Celery's name
+    """Calls of `task` with the arguments in `it`, `n` of them to a message."""
+
+    NAME = "celery.chunks"
+
+    def __init__(
+        self, task: Any, it: Iterable[Any], n: int, app: Celery | None = None, **options: Any
+    ) -> None:
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"chunks: n={n!r:.80}: expected a whole number of at least 1")
+        super().__init__(task, it, app, **options)
+        self["kwargs"]["n"] = n
+
+    def group(self) -> group:
+        """A group of one `xstarmap` for each chunk."""
+        task, items, n = (self["kwargs"][key] for key in ("task", "it", "n"))
+        return group(
+            [xstarmap(task, items[at : at + n], app=self.app) for at in range(0, len(items), n)], app=self.app
+        )
+
+    def __call__(self, **options: Any) -> Any:
+        """Send the group."""
+        return self.apply_async(**options)
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Send the group."""
+        return self.group().apply_async(args, kwargs, **{**self.options, **options})
+
+    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Run it here and now."""
+        return self.group().apply(args, kwargs, **{**self.options, **options})
+
+
+# -- the built-in tasks that carry them out --------------------------------------------------------
+
+
+def run_map(task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
+    call = signature(task)
+    return [call(item) for item in it]
+
+
+def run_starmap(task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
+    call = signature(task)
+    return [call(*item) for item in it]
+
+
+def run_chunks(task: Mapping[str, Any], it: Iterable[Any], n: int) -> Any:
+    return list(itertools.chain.from_iterable(run_starmap(task, [item]) for item in it))
+
+
+def accumulate(*args: Any, index: int | None = None, **_: Any) -> Any:
+    return args if index is None else args[index]
+
+
+BUILT_IN: dict[str, Callable[..., Any]] = {
+    "celery.accumulate": accumulate,
+    "celery.map": run_map,
+    "celery.starmap": run_starmap,
+    "celery.chunks": run_chunks,
+}
+"""Functions of tasks that every app has, by the tasks' names."""

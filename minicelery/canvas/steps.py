@@ -1,0 +1,184 @@
+"""The one form that every composition has: steps, one after the other.
+
+A step is a call, or a `Fork`: lists of steps side by side.  What follows a fork is the call
+that gets the list of their results.  Nested groups are one fork, as in Celery; where a list of
+results is wanted and no task follows to take it, `ACCUMULATE` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from minicelery.canvas.compound import chain, chord, group
+from minicelery.canvas.signatures import Signature, as_list, signature
+from minicelery.message import new_id
+
+ACCUMULATE = "celery.accumulate"
+"""The built-in task that returns what it is called with."""
+_OF_THE_END = ("task_id", "link")
+_OF_THE_BEGINNING = ("countdown", "eta")
+
+
+@dataclass(slots=True, eq=False)
+class Fork:
+    """Steps side by side."""
+
+    parts: list[list[Step]]
+    id: str = field(default_factory=new_id)
+
+
+Step: TypeAlias = "Signature[Any] | Fork"
+
+
+def steps_of(whole: Signature[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+             **options: Any) -> list[Step]:  # fmt: skip
+    """The steps of a signature that is called with these; copies, each call with an id of its own."""
+    steps = _steps(whole)
+    if len(steps) > 1 and isinstance(steps[-1], Fork) and not steps[-1].parts:
+        steps.pop()  # nothing is to be called with the last result: that is the result
+    begin_with(steps, args, kwargs or {})
+    set_options(steps, options)
+    return steps
+
+
+def _steps(one: Signature[Any]) -> list[Step]:
+    found: list[Step]
+    if isinstance(one, chain):
+        found = []
+        for task in one.tasks:
+            join(found, _steps(task))
+    elif isinstance(one, group):
+        found = [_fork(one)]
+    elif isinstance(one, chord):
+        found = _steps(one.header)
+        join(found, _steps(one.body))
+    else:
+        copy = one.clone()
+        copy["options"].setdefault("task_id", None)
+        if not copy["options"]["task_id"]:
+            copy["options"]["task_id"] = new_id()
+        return [copy]
+    if one.args:
+        begin_with(found, one.args, {})
+    set_options(found, one.options)
+    return found
+
+
+def _fork(members: group) -> Fork:
+    parts: list[list[Step]] = []
+    for member in members.tasks:
+        steps = _steps(member)
+        if len(steps) == 1 and isinstance(steps[0], Fork):
+            parts += steps[0].parts
+        else:
+            parts.append(steps)
+    return Fork(parts)
+
+
+def join(first: list[Step], then: list[Step]) -> None:
+    """Have `then` follow `first`."""
+    if first and then and isinstance(first[-1], Fork) and isinstance(then[0], Fork):
+        first.append(accumulate())
+    first += then
+
+
+def accumulate() -> Signature[Any]:
+    """A call that returns the list it gets."""
+    return Signature(ACCUMULATE, (), {"index": 0}, {"task_id": new_id()})
+
+
+def begin_with(steps: Sequence[Step], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Have what begins be called with these, in front of its own; in place."""
+    if not steps or not (args or kwargs):
+        return
+    first = steps[0]
+    if isinstance(first, Fork):
+        for part in first.parts:
+            begin_with(part, args, kwargs)
+    else:
+        first["args"], first["kwargs"], _ = first.merged(args, kwargs)
+
+
+def set_options(steps: Sequence[Step], options: Mapping[str, Any]) -> None:
+    """Give the options to what they belong to; in place."""
+    if not steps or not options:
+        return
+    own = {key: value for key, value in options.items() if value is not None}
+    last = steps[-1]
+    if task_id := own.pop("task_id", None):
+        if isinstance(last, Fork):
+            last.id = task_id
+        else:
+            last["options"]["task_id"] = task_id
+    for callback in as_list(own.pop("link", None)):
+        _link(last, callback)
+    for errback in as_list(own.pop("link_error", None)):
+        _link_error(steps, errback)
+    if not own:
+        return
+    first = steps[0]
+    if isinstance(first, Fork):
+        for part in first.parts:
+            set_options(part, own)
+        if len(steps) > 1:
+            body = steps[1]
+            assert not isinstance(body, Fork)
+            body["options"].update({k: v for k, v in own.items() if k not in _OF_THE_BEGINNING})
+    else:
+        first["options"].update(own)
+
+
+def _link(step: Step, callback: Any) -> None:
+    if isinstance(step, Fork):
+        if step.parts:
+            _link(step.parts[0][-1], signature(callback).clone().set(immutable=True))
+    else:
+        step.link(callback)
+
+
+def _link_error(steps: Sequence[Step], errback: Any) -> None:
+    for at, step in enumerate(steps):
+        if not isinstance(step, Fork):
+            step.link_error(errback)
+        elif at == len(steps) - 1:  # else the body fails with them
+            for part in step.parts:
+                _link_error(part, errback)
+
+
+# -- as messages carry them --------------------------------------------------------------------
+
+
+def carried(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """The steps as links of a chain, in order, with their ids: Celery's form."""
+    found: list[dict[str, Any]] = []
+    at = 0
+    while at < len(steps):
+        step = steps[at]
+        if not isinstance(step, Fork):
+            found.append(dict(step))
+        else:
+            header = _form(group.NAME, group.KIND, {"tasks": [_one(part) for part in step.parts]}, step.id)
+            if at + 1 == len(steps):
+                found.append(header)
+            else:
+                at += 1
+                body = steps[at]
+                assert not isinstance(body, Fork)
+                held = {"kwargs": {}, "header": header, "body": dict(body)}
+                found.append(_form(chord.NAME, chord.KIND, held, body.id or ""))
+        at += 1
+    return found
+
+
+def _one(steps: Sequence[Step]) -> dict[str, Any]:
+    links = carried(steps)
+    if len(links) == 1:
+        return links[0]
+    return _form(chain.NAME, chain.KIND, {"tasks": links}, links[-1]["options"]["task_id"])
+
+
+def _form(name: str, kind: str, kwargs: dict[str, Any], id: str) -> dict[str, Any]:
+    return {"task": name, "args": [], "kwargs": kwargs, "options": {"task_id": id}, "subtask_type": kind,
+            "immutable": False}  # fmt: skip
