@@ -27,7 +27,7 @@ from minicelery.sending import Sender
 from minicelery.servers import Servers
 from minicelery.settings import Settings, read_config, read_envvar
 from minicelery.task import Task as PlainTask
-from minicelery.unfolding import Canvas
+from minicelery.unfolding import GO_ON, UNTIL_DONE, Canvas, go_on
 
 if TYPE_CHECKING:
     from typing import Literal, ParamSpec
@@ -252,6 +252,7 @@ class Celery(Servers):
             try:
                 for name, function in BUILT_IN.items():
                     task_from_function(self, function, name=name, quiet=True)
+                task_from_function(self, go_on, name=GO_ON, bind=True, quiet=True, **UNTIL_DONE)
                 for register in list(_state.shared):
                     register(self)
                 for task in self._unsettled:

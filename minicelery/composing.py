@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic
 
-from minicelery.canvas import Signature, call_of, chunks, xmap, xstarmap
+from minicelery.canvas import Signature, call_of, chunks, signature, xmap, xstarmap
+from minicelery.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec, TypeVar  # stubs, known to every type checker
 
     from minicelery.app import Celery
     from minicelery.request import Request
+    from minicelery.result import AsyncResult
 
     P = ParamSpec("P", default=...)
     R = TypeVar("R", default=Any)
@@ -81,3 +83,43 @@ class Composing(Generic[P, R]):
         )
 
     subtask_from_request = signature_from_request
+
+    # -- inside an attempt -----------------------------------------------------------------
+
+    def replace(self, sig: Mapping[str, Any]) -> Any:
+        """Have `sig` run in place of this attempt, with its id and what follows it; raises Ignore.
+
+        The result of this task will be that of `sig`; of a group, the list of its results.  In an
+        eager run `sig` is run at once, and its value returned.  Raises ImproperlyConfigured where
+        there is nothing in `sig`, or it is a part of a chord itself.
+        """
+        found = signature(sig)
+        request = self.request
+        if "chord" in found.options:
+            raise ImproperlyConfigured(
+                f"{self.name}: what replaces a task can't be a part of a chord: {found!r}"
+            )
+        if request.called_directly:
+            raise RuntimeError(
+                f"{self.name}.replace() needs an attempt to replace: call it in a task that a worker runs"
+            )
+        self.on_replace(found)
+        if request.is_eager:
+            return found.apply().get()
+        self.app._canvas.replace(request, found)
+
+    def on_replace(self, sig: Signature[Any]) -> None:
+        """Called with what is about to take the place of an attempt."""
+
+    def add_to_chord(self, sig: Mapping[str, Any], lazy: bool = False) -> AsyncResult[Any]:
+        """Have the body of the chord that this attempt is a part of wait for `sig` as well.
+
+        It is sent when this attempt has ended; its result comes after those that the body has
+        already.  Raises ValueError where this is no part of a chord, or its body does not wait any more.
+        """
+        if lazy:
+            raise TypeError(
+                f"{self.name}.add_to_chord: lazy=True is not served: the call is sent with the outcome"
+            )
+        found: AsyncResult[Any] = self.app._canvas.add_to_chord(self.request, signature(sig))
+        return found

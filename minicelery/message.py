@@ -26,6 +26,8 @@ PART_HEADER = "x-minicelery-part"
 """Header of a part of a chord: the id of the group that its end counts in."""
 BODY_HEADER = "x-minicelery-body"
 """Header of a chord's body: the id of the group whose results it is called with."""
+COPY_HEADER = "x-minicelery-copy"
+"""Header of a body that may have been sent more than once: what tells it from the other copies."""
 UNIQUE_HEADER = "x-minicelery-unique"
 """Header of a unique call: the key under which there is no other one of its task."""
 
@@ -92,13 +94,16 @@ class Record:
 
 @dataclass(slots=True)
 class Group:
-    """Calls that a chord's body waits for; kept where their results are."""
+    """The calls that a chord's body waits for; kept where their results are."""
 
     id: str
     members: list[str]  # their ids, in order
     body: Message  # sent once: when all have ended well, or one has not
+    passes: bool = True  # the body is called with their values
+    countdown: float | None = None  # seconds that the body waits once it could begin
     ttl: float | None = 86400.0  # seconds; None = for ever
     deadline: float | None = None  # unix seconds, after which the body is sent all the same
+    claimed: str = ""  # by which copy of the body, where it may have been sent more than once
 
 
 @dataclass(slots=True)
@@ -113,7 +118,10 @@ class Outcome:
     release: tuple[str, ...] = ()  # what the message's id holds of limits and is now free
     park: tuple[str, float] | None = None  # the limit it waits for, and since when
     more: Sequence[Record] = ()  # of calls that will not be made, as this one has failed
-    groups: Sequence[Group] = ()  # opened before anything is published
+
+    def records(self) -> Sequence[Record]:
+        """All that is to be stored."""
+        return self.more if self.record is None else (self.record, *self.more)
 
 
 @dataclass(slots=True)

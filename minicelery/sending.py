@@ -308,7 +308,7 @@ class Sender:
         if defaults.expires is not None:
             set_expiry(message, defaults.expires, time.time(), self.app.conf.zone())
         if defaults.compression is not None:
-            self._compress(message, defaults.compression)
+            self.compress(message, defaults.compression)
         return message
 
     def message_of(
@@ -409,7 +409,7 @@ class Sender:
         if (expires := get("expires", defaults.expires)) is not None:
             set_expiry(message, expires, now, self.app.conf.zone())
         if compression := get("compression") or defaults.compression:
-            self._compress(message, compression)
+            self.compress(message, compression)
         return message
 
     def _routed(
@@ -439,7 +439,8 @@ class Sender:
             priority = info and info["priority"]
         return None if priority is None else check_priority(priority)
 
-    def _compress(self, message: Message, name: str) -> None:
+    def compress(self, message: Message, name: str) -> None:
+        """Compress the body.  Raises ImproperlyConfigured naming what is missing."""
         try:
             message.body, message.headers["compression"] = serialization.compress(message.body, name)
         except ImproperlyConfigured as error:

@@ -36,9 +36,6 @@ else:
     P = ParamSpec("P")
     R = TypeVar("R")
 
-_LATER = frozenset({"replace", "add_to_chord"})
-
-
 class FromConfig:
     """A task attribute that is the app's setting until the task has its own."""
 
@@ -435,8 +432,6 @@ class Task(Composing[P, R], Hooks, Generic[P, R]):
                 return types.GenericAlias(cls, parameters)
 
         def __getattr__(self, name):
-            if name in _LATER:
-                raise AttributeError(f"{self.name}.{name} is not part of this version of minicelery")
             if self.app is not None and not self._settled and not name.startswith("__"):
                 self._settle()  # its base or its `__init__` may have it
                 return getattr(self, name)

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from minicelery import announcing
 from minicelery._state import request_var
-from minicelery.canvas import Signature, signature
-from minicelery.canvas.steps import Fork, Step, begin_with, carried, join, steps_of
-from minicelery.exceptions import ImproperlyConfigured
+from minicelery.canvas import Signature, as_list, chain, chord, group, signature
+from minicelery.canvas.steps import Fork, Step, accumulate, begin_with, carried, join, steps_of
+from minicelery.exceptions import BackendUnavailable, Ignore, ImproperlyConfigured, OperationalError
 from minicelery.groups import EagerGroupResult, GroupResult
-from minicelery.message import Message
+from minicelery.message import BODY_HEADER, PART_HEADER, Group, Message, new_id
 from minicelery.options import check_call
 from minicelery.result import AsyncResult
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
+    from minicelery.request import Request
+
+GO_ON = "minicelery.go_on"
+"""The built-in task that goes on with a chain whose next link is a chord."""
+_KINDS = frozenset(kind.NAME for kind in (chain, group, chord))
+UNTIL_DONE: dict[str, Any] = {
+    "acks_late": True, "reject_on_worker_lost": True, "ignore_result": True, "autoretry_for": (BackendUnavailable, OperationalError),
+    "max_retries": 20, "retry_backoff": 1, "retry_backoff_max": 60,
+}  # fmt: skip
+"""Options of built-in tasks that others wait for: they survive what can be survived."""
+LARGE = 4096
+"""Bytes of arguments and links from which on it pays to compress them."""
+DAY = 86400.0
+"""Seconds that a group is kept after its deadline, so that its body can still begin."""
+
+
+@dataclass(slots=True)
+class Unfolded:
+    """What is to be sent, and the groups that are to be opened before."""
+
+    messages: list[Message] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
 
 
 class Canvas:
@@ -37,10 +62,11 @@ class Canvas:
         steps = steps_of(whole, args, kwargs, **given)
         if not steps:
             return None
-        messages: list[Message] = []
-        self._unfold(steps, messages, check=True)
-        if messages:
-            self.app._sender.publish(messages, given)
+        work = Unfolded()
+        self._unfold(steps, work, check=True)
+        self._open(work)
+        if work.messages:
+            self.app._sender.publish(work.messages, given)
         result = self.result_of(steps)
         request = request_var.get()
         if add_to_parent and request is not None and request.id and request.task_object.trail:
@@ -75,48 +101,227 @@ class Canvas:
             result.parent = parent
         return result
 
-    def follow(
-        self, links: Sequence[Mapping[str, Any]], args: Sequence[Any], origin: Mapping[str, Any]
-    ) -> tuple[list[Message], Any]:
-        """The messages with which a chain goes on, and the result of its next link.
+    # -- in a worker -----------------------------------------------------------------------
 
-        `links` are those left, the next one last; `args` go to it, and `origin` are options that
-        its messages have where they have no own.
+    def follow(
+        self, link: Mapping[str, Any], left: Sequence[Mapping[str, Any]] | None, args: Sequence[Any],
+        origin: Mapping[str, Any], queue: str,
+    ) -> tuple[list[Message], Any]:  # fmt: skip
+        """The messages with which `link` begins, and the result it will have.
+
+        `args` go to it, and `origin` are options that its messages have where they have no own.
+        `left` are the links after it, the next one last; None where it is in no chain.  Nothing is
+        done yet: where a group has to be opened, the only message is that of a call which does it,
+        in `queue`.
         """
-        steps = steps_of(signature(links[-1]), args)
-        left = list(links[:-1])
-        if left and isinstance(steps[-1], Fork):  # no sender of today leaves that to us
-            for link in reversed(left):
-                join(steps, steps_of(signature(link)))
-            left.clear()
-        messages: list[Message] = []
-        self._unfold(steps, messages, left=left, origin=origin)
-        return messages, self.result_of(steps)
+        if link.get("task") in _KINDS and not link.get("subtask_type"):
+            raise ImproperlyConfigured(f"{link['task']} is no task: {link!r:.100} has no subtask_type")
+        steps, after = self._next(link, left, args)
+        if not steps:
+            return [], None
+        result = self.result_of(steps)
+        if _opens(steps):
+            hop = Signature(GO_ON, (), None, {"task_id": new_id(), "queue": queue, "ignore_result": True})
+            links = [*(after or ()), *reversed(carried(steps))]
+            return [self._packed(self.app._sender.message_of(hop, links, origin, False))], result
+        work = Unfolded()
+        self._unfold(steps, work, left=after, origin=origin)
+        return work.messages, result
+
+    def go_on(self, request: Request) -> None:
+        """Do, within an attempt at `GO_ON`, what `follow` has left to it: in its chain is the link itself."""
+        *left, link = request.chain
+        steps, after = self._next(link, left, ())
+        if request.is_eager:
+            for one in reversed(after or []):
+                join(steps, steps_of(signature(one)))
+            self._run(steps)
+            return
+        origin = {"root_id": request.root_id, "parent_id": request.parent_id, "reply_to": request.reply_to}
+        work = Unfolded()
+        self._unfold(steps, work, left=after, origin=origin)
+        self._leave(work, request)
+
+    def replace(self, request: Request, replacement: Signature[Any]) -> None:
+        """Have `replacement` take the place of the attempt: its id, its followers, its group."""
+        steps = steps_of(replacement)
+        if not steps:
+            raise ImproperlyConfigured(
+                f"{request.task} can't be replaced by {replacement!r}: there is nothing in it"
+            )
+        last = _with_an_end(steps)
+        message = request.message
+        assert message is not None
+        options = {
+            "task_id": request.id, "group_id": request.group, "group_index": request.group_index,
+            "ignore_result": message.headers.get("ignore_result"),
+        }  # fmt: skip
+        last.options.update({key: value for key, value in options.items() if value is not None})
+        for callback in as_list(request.callbacks):
+            last.link(signature(callback))
+        for step in steps:
+            if not isinstance(step, Fork):
+                for errback in as_list(request.errbacks):
+                    step.link_error(signature(errback))
+        group = message.headers.get(PART_HEADER)
+        if group is not None:
+            _counts_in(last, group)
+        origin = {"root_id": request.root_id, "parent_id": request.id, "reply_to": request.reply_to,
+                  "replaced_task_nesting": request.replaced_task_nesting + 1}  # fmt: skip
+        work = Unfolded()
+        self._unfold(steps, work, left=request.chain or None, origin=origin)
+        self._leave(work, request)
+        message.headers.pop(PART_HEADER, None)  # not this one's end counts, but that of the replacement
+        raise Ignore("replaced by another task")
+
+    def add_to_chord(self, request: Request, call: Signature[Any]) -> AsyncResult[Any]:
+        """Have the body of the chord that the attempt is a part of wait for `call` as well."""
+        message = request.message
+        group = message.headers.get(PART_HEADER) if message is not None else None
+        if group is None:
+            raise ValueError(f"{request.task}[{request.id}] is not a part of a chord's header")
+        steps = steps_of(call)
+        last = _with_an_end(steps)
+        _counts_in(last, group)
+        last.options["group_id"] = request.group
+        backend: Any = self.app.backend
+        if not backend.add_member(group, last.options["task_id"]):
+            raise ValueError(f"the body of {request.task}'s chord does not wait any more: a part has failed")
+        origin = {"root_id": request.root_id, "parent_id": request.id, "reply_to": request.reply_to}
+        work = Unfolded()
+        self._unfold(steps, work, origin=origin)
+        self._leave(work, request)
+        result: AsyncResult[Any] = self.result_of(steps)
+        return result
+
+    def _next(
+        self, link: Mapping[str, Any], left: Sequence[Mapping[str, Any]] | None, args: Sequence[Any]
+    ) -> tuple[list[Step], list[Mapping[str, Any]] | None]:
+        steps = steps_of(signature(link), args)
+        if left and (not steps or isinstance(steps[-1], Fork)):  # no sender of today leaves that to us
+            for one in reversed(left):
+                join(steps, steps_of(signature(one)))
+            return steps, []
+        return steps, None if left is None else list(left)
+
+    def _leave(self, work: Unfolded, request: Request) -> None:
+        """Have it leave with the outcome of the attempt."""
+        self._open(work)
+        for message in work.messages:
+            announcing.both(self.app, message)
+        request.outbox += self.app._sender.expand(work.messages)
+
+    # -- parts -----------------------------------------------------------------------------
+
+    def _open(self, work: Unfolded) -> None:
+        if work.groups:
+            backend = self.app.backend
+            if not hasattr(backend, "open_groups"):
+                raise ImproperlyConfigured(
+                    f"a chord needs a result backend that can count its parts, and {_named(backend)} can't: "
+                    "set result_backend to a redis://, sqlite:/// or memory:// URL"
+                )
+            backend.open_groups(work.groups)
 
     def _unfold(
-        self, steps: Sequence[Step], into: list[Message], *, left: list[Mapping[str, Any]] | None = None,
+        self, steps: Sequence[Step], into: Unfolded, *, left: list[Mapping[str, Any]] | None = None,
         origin: Mapping[str, Any] | None = None, check: bool = False,
     ) -> None:  # fmt: skip
         """Add the messages of what begins; `left` are links that follow all of it, the next one last."""
         first, rest = steps[0], steps[1:]
-        if isinstance(first, Fork):
-            if rest:
-                raise ImproperlyConfigured("chords are not part of this version")
-            for index, part in enumerate(first.parts):
-                last = part[-1]
-                if not isinstance(last, Fork):
-                    last.options.update(group_id=first.id, group_index=index)
-                self._unfold(part, into, origin=origin, check=check)
+        if not isinstance(first, Fork):
+            links = [*(left or ()), *reversed(carried(rest))] if rest or left is not None else None
+            into.messages.append(self.app._sender.message_of(first, links, origin, check))
             return
-        links = [*(left or ()), *reversed(carried(rest))] if rest or left is not None else None
-        into.append(self.app._sender.message_of(first, links, origin, check))
+        parts = [part for part in first.parts if part]
+        if rest and not parts:
+            begin_with(rest, ([],), {})
+            self._unfold(rest, into, left=left, origin=origin, check=check)
+            return
+        members = []
+        for index, part in enumerate(parts):
+            if rest:
+                end = _with_an_end(part)
+                _counts_in(end, first.id)
+                members.append(end.options["task_id"])
+            if not isinstance(last := part[-1], Fork):
+                last.options.update(group_id=first.id, group_index=index)
+            self._unfold(part, into, origin=origin, check=check)
+        if rest:
+            into.groups.append(self._group(first.id, members, rest, left, origin))
+
+    def _group(
+        self, id: str, members: list[str], rest: Sequence[Step], left: list[Mapping[str, Any]] | None,
+        origin: Mapping[str, Any] | None,
+    ) -> Group:  # fmt: skip
+        """The group whose body is the first of `rest`."""
+        body = rest[0]
+        assert not isinstance(body, Fork)
+        options = body.options
+        countdown = options.pop("countdown", None)
+        options["headers"] = {**(options.get("headers") or {}), BODY_HEADER: id}
+        links = [*(left or ()), *reversed(carried(rest[1:]))] if rest[1:] or left is not None else None
+        message = self._packed(self.app._sender.message_of(body, links, origin, False))
+        (message, *_) = self.app._sender.expand([message])
+        lasts = self._chord_seconds()
+        deadline = None if lasts is None else time.time() + lasts
+        return Group(id, members, message, not body.immutable, countdown, lasts and lasts + DAY, deadline)
+
+    def _packed(self, message: Message) -> Message:
+        """A message that only our workers get, compressed: it may carry most of a large composition."""
+        if len(message.body) > LARGE and "compression" not in message.headers:
+            self.app._sender.compress(message, "zlib")
+        return message
+
+    def _chord_seconds(self) -> float | None:
+        """How long a chord may take; None: for ever."""
+        conf = self.app.conf
+        for given in (conf.result_chord_deadline, conf.result_chord_expires, conf.result_expires):
+            if given is not None:
+                seconds: float = given.total_seconds() if hasattr(given, "total_seconds") else float(given)
+                return seconds or None
+        return None
 
     def result_of(self, steps: Sequence[Step], parent: Any = None) -> Any:
         """The result that the last of the steps will have; the others are its parents."""
         for step in steps:
             if isinstance(step, Fork):
-                members = [self.result_of(part) for part in step.parts]
+                members = [self.result_of(part) for part in step.parts if part]
                 parent = GroupResult(step.id, members, parent=parent, app=self.app)
             else:
                 parent = AsyncResult(step.options["task_id"], None, step.task, self.app, parent)
         return parent
+
+
+def go_on(self: Any) -> None:
+    self.app._canvas.go_on(self.request)
+    raise Ignore("what follows is sent")
+
+
+def _opens(steps: Sequence[Step]) -> bool:
+    """Whether a group has to be opened for what begins."""
+    first = steps[0]
+    if not isinstance(first, Fork):
+        return False
+    parts = [part for part in first.parts if part]
+    if len(steps) > 1:
+        return bool(parts) or _opens(steps[1:])
+    return any(_opens(part) for part in parts)
+
+
+def _with_an_end(steps: list[Step]) -> Signature[Any]:
+    """The last of the steps, which is a call: where it is a fork, one that takes the results."""
+    last = steps[-1]
+    if isinstance(last, Fork):
+        end = accumulate(last)
+        steps.append(end)
+        return end
+    return last
+
+
+def _counts_in(last: Signature[Any], group: str) -> None:
+    last.options["headers"] = {**(last.options.get("headers") or {}), PART_HEADER: group}
+
+
+def _named(backend: Any) -> str:
+    return getattr(backend, "url", "") or "no result_backend"

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from minicelery.broker.url import AMQP_SCHEMES, ServerURL, parse_urls
 from minicelery.exceptions import ImproperlyConfigured
 from minicelery.limits import Ask, TaskLimits, Wait, of_task
-from minicelery.message import DeadLetter, Delivery, Message, Outcome, Record
+from minicelery.message import DeadLetter, Delivery, Group, Message, Outcome, Record
 
 LEASE = 12.0
 """Seconds a consumer keeps what it holds after its last sign of life."""
@@ -145,10 +145,11 @@ class Backend(Protocol):
 
     url: str  # masked: safe to print
 
-    def store(self, records: Sequence[Record]) -> None:
+    def store(self, records: Sequence[Record]) -> list[Message]:
         """Keep the records and tell who waits; a stored SUCCESS is never overwritten.
 
-        Raises BackendUnavailable.
+        Returns the bodies of chords that are now to be sent by the caller, who then says so by
+        `group_sent`.  Raises BackendUnavailable.
         """
 
     def load(self, ids: Sequence[str]) -> list[Record | None]:
@@ -169,6 +170,43 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Close every connection; the backend may be used again and then reconnects."""
+
+
+class CountingBackend(Backend, Protocol):
+    """A result store that can count: what chords need, and saved groups.
+
+    A part whose record has `part_of` counts in that group, once, in the step in which the record
+    is stored.  The group's body is sent once: when every member has ended, or the first one not
+    well, or when the deadline has come.  Where a consumer of the same server settles, the body
+    leaves in the same step.  Each call is one trip, and raises BackendUnavailable.
+    """
+
+    def open_groups(self, groups: Sequence[Group]) -> None:
+        """Keep groups, before any of their parts is sent.  One that is there already stays as it is."""
+
+    def load_group(self, id: str, copy: str = "") -> Group | None:
+        """The group, claimed by `copy` of its body unless another one was first; None where there is none."""
+
+    def add_member(self, id: str, member: str) -> bool:
+        """Have the body wait for one more part, the last in order; False where it does not wait any more."""
+
+    def owed_groups(self, now: float) -> list[Message]:
+        """Bodies that somebody has to send: whoever was to has not said so, or the deadline has come.
+
+        They are owed again, later, until `group_sent`.
+        """
+
+    def group_sent(self, ids: Sequence[str]) -> None:
+        """The bodies of these groups are sent."""
+
+    def save_group(self, id: str, document: bytes, ttl: float | None) -> None:
+        """Keep the document of a group's results for `ttl` seconds, None: for ever."""
+
+    def restore_group(self, id: str) -> bytes | None:
+        """The document; None where there is none."""
+
+    def delete_group(self, id: str) -> None:
+        """Drop the document."""
 
 
 class Limits(Protocol):

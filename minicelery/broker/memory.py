@@ -18,9 +18,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minicelery.broker import LEASE, Backend, Leased
+from minicelery.broker.chords import Apart
+from minicelery.broker.memory_groups import MemoryGroups
 from minicelery.broker.memory_limits import MemoryGates, MemoryLimits
 from minicelery.broker.url import ServerURL
-from minicelery.message import TURN_HEADER, DeadLetter, Delivery, Message, Outcome, Record, Verdict
+from minicelery.message import TURN_HEADER, DeadLetter, Delivery, Group, Message, Outcome, Record, Verdict
 from minicelery.states import SUCCESS
 
 TENDING_GAP = 3.0
@@ -58,6 +60,7 @@ class Store:
 
     def __post_init__(self) -> None:
         self.gates = MemoryGates(self)
+        self.groups = MemoryGroups()
 
     def claim(self, key: str, holder: str, seconds: float) -> str:
         """Who holds the key: `holder`, unless another did before."""
@@ -110,12 +113,13 @@ class Store:
         found = min(lanes, key=lambda lane: lane[:2], default=None)
         return found[2].popleft() if found is not None else None
 
-    def keep(self, record: Record) -> None:
+    def keep(self, record: Record, apart: bool = False) -> Message | None:
+        """Store a record; where that was the last that a chord's body waits for, the body."""
         now = time.time()
         stored = self.results.get(record.id)
-        if stored is not None and stored[0].state == SUCCESS and stored[1] > now:
-            return
-        self.results[record.id] = (record, float("inf") if record.ttl is None else now + record.ttl)
+        if stored is None or stored[0].state != SUCCESS or stored[1] <= now:
+            self.results[record.id] = (record, float("inf") if record.ttl is None else now + record.ttl)
+        return self.groups.count(record, apart) if record.part_of else None
 
     def find(self, id: str, now: float) -> Record | None:
         record, expires = self.results.get(id, (None, 0.0))
@@ -244,16 +248,20 @@ class MemoryConsumer(Leased):
         self.renew = lease / 3
         self._woken = False
         self._shared = isinstance(backend, MemoryBackend) and backend._store is store
-        self._backend = backend
+        self._apart = Apart(backend) if backend is not None and not self._shared else None
 
     def swap(self, done: Sequence[Outcome], want: int, wait: float) -> list[Delivery]:
-        self._keep_elsewhere([outcome for outcome in done if outcome.record is not None])
+        if done:
+            self._keep_elsewhere(done)
         until = time.monotonic() + wait
         with self._store.changed:
             self._renew()
             if done:
                 self._settle(done)
             fresh = self._take(want)
+        if self._apart is not None:
+            self._apart.sent()
+        with self._store.changed:
             while want > 0 and not fresh and not self._woken and self._pause(until):
                 fresh = self._take(want)
             if not fresh and want > 0 and wait > 0:
@@ -271,8 +279,8 @@ class MemoryConsumer(Leased):
                 for record in records:
                     self._store.keep(record)
                 self._store.changed.notify_all()
-        if records and self._backend is not None and not self._shared:
-            self._backend.store(records)
+        if records and self._apart is not None:
+            self._apart.backend.store(records)
 
     def adopt(self, name: str, started: Mapping[int, str] | None = None) -> list[Delivery]:
         with self._store.changed:
@@ -300,13 +308,12 @@ class MemoryConsumer(Leased):
 
     def _keep_elsewhere(self, done: Sequence[Outcome]) -> None:
         """Store the records of what is still held, where the results are not in this store."""
-        if not done or self._shared or self._backend is None:
+        if self._apart is None:
             return
         with self._store.changed:
             held = set(self._store.held.get(self.name, ()))
-        records = [o.record for o in done if o.record is not None and o.delivery.receipt in held]
-        if records:
-            self._backend.store(records)
+        if still := [outcome for outcome in done if outcome.delivery.receipt in held]:
+            self._apart.store(still)
 
     def _settle(self, done: Sequence[Outcome]) -> None:
         store = self._store
@@ -317,8 +324,9 @@ class MemoryConsumer(Leased):
             entry = mine.pop(outcome.delivery.receipt, None)
             if entry is None:
                 continue
-            if self._shared and outcome.record is not None:
-                store.keep(outcome.record)
+            for record in outcome.records() if self._shared else ():
+                if (body := store.keep(record)) is not None:
+                    store.add(body)
             for message in outcome.publish:
                 store.add(message)
             if outcome.park is not None:
@@ -390,11 +398,11 @@ class MemoryBackend:
         self.url = server.masked
         self._store = _open(server)
 
-    def store(self, records: Sequence[Record]) -> None:
+    def store(self, records: Sequence[Record]) -> list[Message]:
         with self._store.changed:
-            for record in records:
-                self._store.keep(record)
+            bodies = [self._store.keep(record, apart=True) for record in records]
             self._store.changed.notify_all()
+        return [body for body in bodies if body is not None]
 
     def load(self, ids: Sequence[str]) -> list[Record | None]:
         now = time.time()
@@ -417,6 +425,40 @@ class MemoryBackend:
         with self._store.changed:
             for id in ids:
                 self._store.results.pop(id, None)
+
+    def open_groups(self, groups: Sequence[Group]) -> None:
+        with self._store.changed:
+            self._store.groups.add(groups)
+
+    def load_group(self, id: str, copy: str = "") -> Group | None:
+        with self._store.changed:
+            return self._store.groups.load(id, copy)
+
+    def add_member(self, id: str, member: str) -> bool:
+        with self._store.changed:
+            return self._store.groups.join(id, member)
+
+    def owed_groups(self, now: float) -> list[Message]:
+        with self._store.changed:
+            return self._store.groups.owed(now)
+
+    def group_sent(self, ids: Sequence[str]) -> None:
+        with self._store.changed:
+            self._store.groups.told(ids)
+
+    def save_group(self, id: str, document: bytes, ttl: float | None) -> None:
+        until = float("inf") if ttl is None else time.time() + ttl
+        with self._store.changed:
+            self._store.groups.saved[id] = (document, until)
+
+    def restore_group(self, id: str) -> bytes | None:
+        with self._store.changed:
+            document, until = self._store.groups.saved.get(id, (None, 0.0))
+        return document if until > time.time() else None
+
+    def delete_group(self, id: str) -> None:
+        with self._store.changed:
+            self._store.groups.saved.pop(id, None)
 
     def close(self) -> None:
         """Nothing is open; what is stored lasts as long as the process."""

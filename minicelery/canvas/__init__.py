@@ -9,9 +9,11 @@ from minicelery.canvas.signatures import Signature, maybe_signature, signature
 from minicelery.canvas.signatures import as_list as as_list
 from minicelery.canvas.signatures import call_of as call_of
 from minicelery.canvas.signatures import links_for_body as links_for_body
+from minicelery.canvas.stamping import StampingVisitor
 
 __all__ = [
     "Signature",
+    "StampingVisitor",
     "chain",
     "chord",
     "chunks",

@@ -1,4 +1,4 @@
-"""Compositions: `chain`, `group` and `chord`, and what `|` makes of two signatures.
+"""Compositions: `chain`, `group` and `chord`.
 
 Each is a signature whose `kwargs` hold others, in the form in which Celery's messages carry them.
 """
@@ -10,11 +10,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from minicelery.awaiting import in_thread
+from minicelery.canvas import stamping
+from minicelery.canvas.given import check_link
+from minicelery.canvas.parts import listed, read, read_body, texts, told_apart, without_repeats
 from minicelery.canvas.signatures import Signature, signature
 from minicelery.exceptions import ImproperlyConfigured
+from minicelery.message import new_id
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
+    from minicelery.canvas.stamping import StampingVisitor
+
+TOO_DEEP = "is nested deeper than Python can follow; build it from left to right, a | b | c"
 
 
 class Compound(Signature[Any]):
@@ -24,72 +31,69 @@ class Compound(Signature[Any]):
     KIND: ClassVar[str]
 
     def __init__(self, kwargs: Mapping[str, Any], app: Celery | None, options: Mapping[str, Any]) -> None:
-        super().__init__(self.NAME, (), kwargs, options, subtask_type=self.KIND, app=app)
+        immutable = bool(options.get("immutable"))
+        own = {name: value for name, value in options.items() if name != "immutable"}
+        super().__init__(self.NAME, (), kwargs, own, subtask_type=self.KIND, immutable=immutable, app=app)
 
     def __init_subclass__(cls) -> None:
-        Signature.kinds[cls.KIND] = cls
+        if "KIND" in vars(cls):
+            Signature.kinds[cls.KIND] = cls
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], app: Celery | None = None) -> Any:
         """See `Signature.from_dict`: with its parts as they are, nothing joined anew."""
-        made = cls.__new__(cls)
-        dict.__init__(made, given)
-        made["args"] = list(given.get("args") or ())
-        made["options"] = dict(given.get("options") or {})
-        made["kwargs"] = cls.read_parts(given["kwargs"])
-        made.app = app
+        made = dict.__new__(cls)
+        Signature.__init__(made, {**given, "subtask_type": cls.KIND}, app=app)
+        try:
+            made["kwargs"] = cls.read_parts(made["kwargs"], app)
+        except RecursionError:
+            raise ImproperlyConfigured(f"a signature of {cls.NAME} {TOO_DEEP}") from None
         return made
 
-    @staticmethod
-    def read_parts(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """`kwargs` with signatures for dicts."""
-        return {**kwargs, "tasks": [signature(task) for task in kwargs.get("tasks") or ()]}
+    @classmethod
+    def read_parts(cls, kwargs: Mapping[str, Any], app: Celery | None) -> dict[str, Any]:
+        """`kwargs` with signatures for dicts.  Raises ImproperlyConfigured."""
+        return {**kwargs, "tasks": read(kwargs.get("tasks"), cls.NAME, "tasks", app)}
 
     def parts(self) -> Sequence[Signature[Any]]:
         """The signatures that this one is made of, in order."""
         raise NotImplementedError
 
-    def last(self) -> Signature[Any] | None:
-        """The part that its callbacks belong to; None where it is empty."""
-        raise NotImplementedError
-
     @property
-    def _app(self) -> Celery:
-        if self.app is None:
+    def app(self) -> Celery:
+        """Its own, or that of its first part that has one, or the current one."""
+        if self.bound is None:
             for part in self.parts():
-                if part.app is not None or isinstance(part, Compound):
-                    return part._app
-        return super()._app
+                if part.bound is not None or isinstance(part, Compound):
+                    return part.app
+        return super().app
 
-    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    @app.setter
+    def app(self, app: Celery | None) -> None:
+        self.bound = app
+
+    def clone(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
         """A copy, with copies of its parts; the arguments are those of what begins."""
-        copy = self.from_dict(self, self.app)
-        copy.copy_parts()
-        if args or kwargs:
-            copy.begin_with(args, kwargs or {})
-        copy["options"] = {**self.options, **options}
+        copy: Any = super().clone(None, None, **options)
+        try:
+            copy.copy_parts()
+        except RecursionError:
+            raise ImproperlyConfigured(f"a {self.NAME} contains itself, or {TOO_DEEP}") from None
+        if (args or kwargs) and not self["immutable"]:
+            copy.begin_with(args or (), kwargs or {})
         return copy
 
     partial = clone
 
-    def set_immutable(self, immutable: bool) -> None:
-        """Whether its parts leave out the arguments of a call."""
-        for part in self.parts():
-            part.set_immutable(immutable)
+    def copy_parts(self) -> None:
+        """Have copies of its parts for its parts."""
+        raise NotImplementedError
 
-    # -- links -----------------------------------------------------------------------------
-
-    def link(self, callback: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Call `callback` with what it ends with; returns `callback`."""
-        if (last := self.last()) is not None:
-            last.link(callback)
-        return callback
-
-    def link_error(self, errback: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Call `errback` when a part of it has failed; returns `errback`."""
-        for part in self.parts():
-            part.link_error(errback)
-        return errback
+    def begin_with(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Give these to what begins, in front of its own."""
+        raise NotImplementedError
 
     # -- calling ---------------------------------------------------------------------------
 
@@ -122,6 +126,25 @@ class Compound(Signature[Any]):
         """Send it with these arguments."""
         return self.apply_async(args, kwargs)
 
+    def freeze(
+        self, _id: str | None = None, group_id: str | None = None, chord: Any = None,
+        root_id: str | None = None, parent_id: str | None = None, group_index: int | None = None,
+    ) -> Any:  # fmt: skip
+        """Fix the ids of all its calls, in place, where they have none; returns the result it will have."""
+        self.fix_ids({"_id": _id, "group_id": group_id, "chord": chord, "group_index": group_index},
+                     {"root_id": root_id, "parent_id": parent_id})  # fmt: skip
+        from minicelery.canvas.steps import steps_of
+
+        return self._app._canvas.result_of(steps_of(self))
+
+    def fix_ids(self, last: Mapping[str, Any], every: Mapping[str, Any]) -> None:
+        """`freeze` its parts: `last` is for what ends, `every` for all."""
+        raise NotImplementedError
+
+    def reprcall(self, *args: Any, **kwargs: Any) -> str:
+        """Its text."""
+        return repr(self)
+
 
 class chain(Compound):  # noqa: N801 - Celery's name
     """Calls one after the other, each with the result of the one before: ``chain(a, b)``, ``a | b``.
@@ -131,11 +154,29 @@ class chain(Compound):  # noqa: N801 - Celery's name
 
     NAME, KIND = "celery.chain", "chain"
 
+    def __new__(cls, *tasks: Any, app: Celery | None = None, **options: Any) -> chain:
+        """What ``a | b | …`` is, which may be a chord, unless options are given or one signature."""
+        from minicelery.canvas.joining import folded
+
+        given = listed(tasks, "chain")
+        if app is not None or options or not tasks or (len(tasks) == 1 and isinstance(tasks[0], Mapping)):
+            made = dict.__new__(cls)
+            Compound.__init__(made, {"tasks": given}, app, options)
+            return made
+        found = folded(given)
+        if type(found) is chain and cls is not chain:
+            return cls.of(found.tasks)
+        return found  # type: ignore[return-value]  # as in Celery
+
     def __init__(self, *tasks: Any, app: Celery | None = None, **options: Any) -> None:
-        links: list[Signature[Any]] = []
-        for task in _listed(tasks, "chain"):
-            append_link(links, task, unroll=True)
-        super().__init__({"tasks": links}, app, options)
+        """`__new__` has done it."""
+
+    @classmethod
+    def of(cls, links: list[Signature[Any]], app: Celery | None = None) -> chain:
+        """A chain of these links as they are."""
+        made = dict.__new__(cls)
+        Compound.__init__(made, {"tasks": links}, app, {})
+        return made
 
     @property
     def tasks(self) -> list[Signature[Any]]:
@@ -143,11 +184,12 @@ class chain(Compound):  # noqa: N801 - Celery's name
         found: list[Signature[Any]] = self["kwargs"]["tasks"]
         return found
 
+    @tasks.setter
+    def tasks(self, tasks: Iterable[Any]) -> None:
+        self["kwargs"]["tasks"] = listed((tasks,), "chain")
+
     def parts(self) -> Sequence[Signature[Any]]:
         return self.tasks
-
-    def last(self) -> Signature[Any] | None:
-        return self.tasks[-1] if self.tasks else None
 
     def copy_parts(self) -> None:
         self["kwargs"]["tasks"] = [task.clone() for task in self.tasks]
@@ -156,54 +198,24 @@ class chain(Compound):  # noqa: N801 - Celery's name
         if self.tasks:
             self.tasks[0] = self.tasks[0].clone(args, kwargs)
 
-    def __len__(self) -> int:
-        return len(self.tasks)
+    def fix_ids(self, last: Mapping[str, Any], every: Mapping[str, Any]) -> None:
+        self["kwargs"]["tasks"] = links = told_apart(self.tasks)
+        for link in links[:-1]:
+            link.freeze(**every)
+        for link in links[-1:]:
+            link.freeze(**last, **every)
 
-    def __bool__(self) -> bool:
-        return True
+    def unchain_tasks(self) -> list[Signature[Any]]:
+        """Copies of its links, with what is theirs of its own options."""
+        from minicelery.canvas.joining import links_of
 
-    def __repr__(self) -> str:
-        return " | ".join(map(repr, self.tasks)) or "chain()"
+        return [link.clone() for link in links_of(self)]
 
-
-class group(Compound):  # noqa: N801 - Celery's name
-    """Calls side by side; its result is the list of theirs, in order."""
-
-    NAME, KIND = "celery.group", "group"
-
-    def __init__(self, *tasks: Any, app: Celery | None = None, **options: Any) -> None:
-        super().__init__({"tasks": _listed(tasks, "group")}, app, options)
-
-    @property
-    def tasks(self) -> list[Signature[Any]]:
-        """Its members, in order."""
-        found: list[Signature[Any]] = self["kwargs"]["tasks"]
-        return found
-
-    def parts(self) -> Sequence[Signature[Any]]:
-        return self.tasks
-
-    def last(self) -> Signature[Any] | None:
-        """The first: a callback of a group is called once, as in Celery."""
-        return self.tasks[0] if self.tasks else None
-
-    def link(self, callback: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Call `callback`, without arguments, when the first member has ended; see `chord` for all."""
-        if self.tasks:
-            self.tasks[0].link(signature(callback).clone().set(immutable=True))
-        return callback
-
-    def copy_parts(self) -> None:
-        self["kwargs"]["tasks"] = [task.clone() for task in self.tasks]
-
-    def begin_with(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        self["kwargs"]["tasks"] = [task.clone(args, kwargs) for task in self.tasks]
-
-    def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> group:
-        """Give the members countdowns from `start`, each `step` seconds more, until `stop`; itself."""
-        for at, task in enumerate(self.tasks):
-            seconds = start + at * step
-            task.set(countdown=seconds if stop is None else min(seconds, stop))
+    def stamp(
+        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    ) -> chain:
+        """See `Signature.stamp`: every link."""
+        stamping.stamp_chain(self, visitor, append_stamps, headers)
         return self
 
     def __len__(self) -> int:
@@ -213,7 +225,97 @@ class group(Compound):  # noqa: N801 - Celery's name
         return True
 
     def __repr__(self) -> str:
-        return f"group({', '.join(map(repr, self.tasks))})"
+        return without_repeats(" | ".join(texts(self.tasks)), self.tasks) or "chain(<empty>)"
+
+
+class group(Compound):  # noqa: N801 - Celery's name
+    """Calls side by side; its result is the list of theirs, in order."""
+
+    NAME, KIND = "celery.group", "group"
+
+    def __init__(self, *tasks: Any, app: Celery | None = None, **options: Any) -> None:
+        super().__init__({"tasks": listed(tasks, "group")}, app, options)
+
+    @property
+    def tasks(self) -> list[Signature[Any]]:
+        """Its members, in order."""
+        found: list[Signature[Any]] = self["kwargs"]["tasks"]
+        return found
+
+    @tasks.setter
+    def tasks(self, tasks: Iterable[Any]) -> None:
+        self["kwargs"]["tasks"] = listed((tasks,), "group")
+
+    def parts(self) -> Sequence[Signature[Any]]:
+        return self.tasks
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Whether its members leave out the arguments of a call."""
+        for task in self.tasks:
+            task.set_immutable(immutable)
+
+    def link(self, callback: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Call `callback`, without arguments, when the first member has ended; see `chord` for all."""
+        check_link(callback, "link", "a group")
+        if not self.tasks:
+            raise ImproperlyConfigured("link= of an empty group: it has no member that could be followed")
+        return self.tasks[0].link(signature(callback).set(immutable=True))
+
+    def link_error(self, errback: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Call `errback` for each member that fails; returns the copies that the members have."""
+        check_link(errback, "link_error", "a group")
+        return tuple(task.link_error(signature(errback)) for task in self.tasks)
+
+    def apply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Send its members; their results, a GroupResult.  Options go to all of them."""
+        for option, instead in (
+            ("link", "use a chord"),
+            ("link_error", "give it to the members, link_error()"),
+        ):
+            if options.get(option) is not None:
+                raise TypeError(f"{option}= can't be given to a group: {instead}")
+        return super().apply_async(args, kwargs, **options)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Send its members with these arguments."""
+        return self.apply_async(args, **options)
+
+    def copy_parts(self) -> None:
+        self["kwargs"]["tasks"] = [task.clone() for task in self.tasks]
+
+    def begin_with(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self["kwargs"]["tasks"] = [task.clone(args, kwargs) for task in self.tasks]
+
+    def fix_ids(self, last: Mapping[str, Any], every: Mapping[str, Any]) -> None:
+        self["kwargs"]["tasks"] = members = told_apart(self.tasks)
+        if not self["options"].get("task_id"):
+            self["options"]["task_id"] = last["_id"] or new_id()
+        for at, member in enumerate(members):
+            member.freeze(group_id=self["options"]["task_id"], group_index=at, **every)
+
+    def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> group:
+        """Give the members countdowns from `start`, each `step` seconds more, until `stop`; itself."""
+        for at, task in enumerate(self.tasks):
+            seconds = start + at * step
+            task.set(countdown=seconds if stop is None else min(seconds, stop))
+        return self
+
+    def stamp(
+        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    ) -> group:
+        """See `Signature.stamp`: every member."""
+        stamping.stamp_group(self, visitor, append_stamps, headers)
+        return self
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __repr__(self) -> str:
+        if not self.tasks:
+            return "group(<empty>)"
+        return without_repeats(f"group([{', '.join(texts(self.tasks))}])", self.tasks)
 
 
 class chord(Compound):  # noqa: N801 - Celery's name
@@ -222,35 +324,47 @@ class chord(Compound):  # noqa: N801 - Celery's name
     NAME, KIND = "celery.chord", "chord"
 
     def __init__(
-        self, header: Any, body: Any = None, task: str = "celery.chord", args: Sequence[Any] = (),
+        self, header: Any, body: Any = None, task: str = "celery.chord", args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None, app: Celery | None = None, **options: Any,
     ) -> None:  # fmt: skip
-        tasks = header if isinstance(header, group) else group(header)
-        held = {
-            "kwargs": dict(kwargs or {}),
-            "header": tasks,
-            "body": None if body is None else signature(body),
-        }
+        if isinstance(header, group) and not (header["options"] or header["args"]):
+            header = list(header.tasks)
+        elif not isinstance(header, group):
+            header = listed((header,), "chord")
+        held = {**(kwargs or {"kwargs": {}}), "header": header, "body": read_body(body, app)}
         super().__init__(held, app, options)
-        self["args"] = list(args)
+        self["args"] = tuple(args or ())
 
-    @staticmethod
-    def read_parts(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Compound`: Celery has the header as a list, until it is frozen."""
-        header, body = kwargs.get("header") or [], kwargs.get("body")
-        tasks = signature(header) if isinstance(header, Mapping) else group(header)
-        return {"kwargs": {}, **kwargs, "header": tasks, "body": None if body is None else signature(body)}
+    @classmethod
+    def read_parts(cls, kwargs: Mapping[str, Any], app: Celery | None) -> dict[str, Any]:
+        """See `Compound`: the header is a list, until it is frozen, or a group."""
+        header: Any = kwargs.get("header")
+        if isinstance(header, Mapping):
+            found: Any = header if isinstance(header, group) else group.from_dict(header, app)
+        else:
+            found = read(header, cls.NAME, "header", app)
+        return {"kwargs": {}, **kwargs, "header": found, "body": read_body(kwargs.get("body"), app)}
 
     @property
     def header(self) -> group:
-        """The group."""
-        found: group = self["kwargs"]["header"]
-        return found
+        """Its parts as a group."""
+        held = self["kwargs"]["header"]
+        if isinstance(held, group):
+            return held
+        made = group(app=self.bound)
+        made["kwargs"]["tasks"] = held
+        return made
 
     @property
     def tasks(self) -> list[Signature[Any]]:
         """The header's members."""
-        return self.header.tasks
+        held = self["kwargs"]["header"]
+        found: list[Signature[Any]] = held.tasks if isinstance(held, group) else held
+        return found
+
+    @tasks.setter
+    def tasks(self, tasks: Any) -> None:
+        self["kwargs"]["header"] = tasks if isinstance(tasks, group) else listed((tasks,), "chord")
 
     @property
     def body(self) -> Signature[Any]:
@@ -262,96 +376,91 @@ class chord(Compound):  # noqa: N801 - Celery's name
 
     @body.setter
     def body(self, body: Any) -> None:
-        self["kwargs"]["body"] = signature(body)
+        self["kwargs"]["body"] = read_body(body, self.bound)
+
+    def with_body(self, body: Any) -> chord:
+        """A chord with the same header and another body."""
+        made = dict.__new__(type(self))
+        dict.update(made, self)
+        made["kwargs"] = {**self["kwargs"], "body": read_body(body, self.bound)}
+        made["options"] = dict(self["options"])
+        made.bound = self.bound
+        return made
 
     def parts(self) -> Sequence[Signature[Any]]:
         body = self["kwargs"]["body"]
-        return [self.header] if body is None else [self.header, body]
+        return self.tasks[:1] if body is None else [*self.tasks[:1], body]
 
-    def last(self) -> Signature[Any] | None:
-        return self.body
+    def set_immutable(self, immutable: bool) -> None:
+        """Whether the parts of its header leave out the arguments of a call."""
+        for task in self.tasks:
+            task.set_immutable(immutable)
+
+    def link(self, callback: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Call `callback` with what the body returns; returns `callback`."""
+        self.body.link(callback)
+        return callback
 
     def link_error(self, errback: Mapping[str, Any]) -> Mapping[str, Any]:
         """Call `errback` when the body fails, as it does when a part of the header has failed.
 
         With `task_allow_error_cb_on_chord_header` also for each part of the header.
         """
+        check_link(errback, "link_error", "a chord")
         if self._app.conf.task_allow_error_cb_on_chord_header:
-            self.header.link_error(errback)
+            for task in self.tasks:
+                task.link_error(signature(errback).set(immutable=True))
+        for task in self.tasks:
+            if isinstance(task, chord):
+                task.link_error(errback)
         self.body.link_error(errback)
         return errback
 
     def copy_parts(self) -> None:
-        self["kwargs"]["header"] = self.header.clone()
+        held = self["kwargs"]["header"]
+        copy = held.clone() if isinstance(held, group) else [task.clone() for task in held]
+        self["kwargs"]["header"] = copy
         if (body := self["kwargs"]["body"]) is not None:
             self["kwargs"]["body"] = body.clone()
 
     def begin_with(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        self["kwargs"]["header"] = self.header.clone(args, kwargs)
+        held = self["kwargs"]["header"]
+        if isinstance(held, group):
+            held.begin_with(args, kwargs)
+        else:
+            self["kwargs"]["header"] = [task.clone(args, kwargs) for task in held]
+
+    def fix_ids(self, last: Mapping[str, Any], every: Mapping[str, Any]) -> None:
+        self["kwargs"]["header"] = header = self.header
+        header.freeze(**every)
+        self["options"]["task_id"] = header.id  # as in Celery; see `steps`
+        self.body.freeze(**last, **every)
+
+    def stamp(
+        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    ) -> chord:
+        """See `Signature.stamp`: the header and the body."""
+        stamping.stamp_chord(self, visitor, append_stamps, headers)
+        return self
 
     def __call__(self, body: Any = None, **options: Any) -> Any:
         """Send it, with the body that it does not have yet."""
-        whole = self
-        if body is not None:
-            whole = self.clone()
-            whole.body = body
+        whole = self if body is None else self.with_body(body)
         return whole.apply_async(**options)
 
     def __length_hint__(self) -> int:
-        return len(self.header)
+        """How many calls have to end before the body is called."""
+        return _ends(self.header)
 
     def __repr__(self) -> str:
-        return f"chord({list(self.tasks)!r}, {self['kwargs']['body']!r})"
+        (body,) = texts([self["kwargs"]["body"]])
+        return without_repeats(f"chord([{', '.join(texts(self.tasks))}], {body})", self.tasks)
 
 
-# -- putting together ------------------------------------------------------------------------------
-
-
-def joined(first: Signature[Any], then: Signature[Any]) -> Signature[Any]:
-    """``first | then``: a chain, or a chord where a group is followed."""
-    links = list(first.tasks) if isinstance(first, chain) else [first]
-    append_link(links, then)
-    if len(links) == 1:
-        return links[0]
-    found = chain(app=first.app)
-    found["kwargs"]["tasks"] = links
-    if isinstance(first, chain):
-        found["options"] = dict(first.options)
-    return found
-
-
-def append_link(links: list[Signature[Any]], then: Signature[Any], unroll: bool = False) -> None:
-    """Have `then` follow the last of `links`; `unroll` also a group of one at the beginning."""
-    if isinstance(then, chain):
-        for task in then.tasks:
-            append_link(links, task, unroll)
-        return
-    if isinstance(then, group) and len(then) == 1 and (links or unroll):
-        append_link(links, then.tasks[0], unroll)
-        return
-    last = links[-1] if links else None
-    if isinstance(last, group):
-        links[-1] = chord(last, then, app=last.app)
-    elif isinstance(last, chord) and last["kwargs"]["body"] is not None and not isinstance(then, group):
-        links[-1] = extended = last.clone()
-        extended.body = joined(last.body, then)
-    else:
-        links.append(then)
-
-
-def _listed(tasks: Sequence[Any], what: str) -> list[Signature[Any]]:
-    """The signatures that a constructor was given: several, a list, a generator, a group."""
-    given: Any = tasks
-    if len(tasks) == 1:
-        only = tasks[0]
-        if isinstance(only, group) and what == "group":
-            given = only.tasks
-        elif isinstance(only, Iterable) and not isinstance(only, (Mapping, str, bytes)):
-            given = only
-    return [_checked(task, what) for task in given]
-
-
-def _checked(task: Any, what: str) -> Signature[Any]:
-    if isinstance(task, Mapping) and isinstance(task.get("task"), str):
-        return signature(task)
-    raise ImproperlyConfigured(f"{what}() takes signatures such as add.s(2, 2), got {task!r:.80}")
+def _ends(one: Signature[Any]) -> int:
+    """How many calls end a signature: those of a group are counted each."""
+    if isinstance(one, group):
+        return sum(map(_ends, one.tasks))
+    if isinstance(one, chain):
+        return next((count for task in reversed(one.tasks) if (count := _ends(task))), 0)
+    return _ends(one.body) if isinstance(one, chord) else 1

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from minicelery.canvas.compound import chain, chord, group
+from minicelery.canvas.compound import TOO_DEEP, Compound, chain, chord, group
+from minicelery.canvas.joining import OF_THE_END
 from minicelery.canvas.signatures import Signature, as_list, signature
+from minicelery.exceptions import ImproperlyConfigured
 from minicelery.message import new_id
 
 ACCUMULATE = "celery.accumulate"
 """The built-in task that returns what it is called with."""
-_OF_THE_END = ("task_id", "link")
 _OF_THE_BEGINNING = ("countdown", "eta")
 
 
@@ -34,8 +35,14 @@ Step: TypeAlias = "Signature[Any] | Fork"
 
 def steps_of(whole: Signature[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
              **options: Any) -> list[Step]:  # fmt: skip
-    """The steps of a signature that is called with these; copies, each call with an id of its own."""
-    steps = _steps(whole)
+    """The steps of a signature that is called with these; copies, each call with an id of its own.
+
+    Raises ImproperlyConfigured for one that contains itself.
+    """
+    try:
+        steps = _steps(whole)
+    except RecursionError:
+        raise ImproperlyConfigured(f"a {whole.task} contains itself, or {TOO_DEEP}") from None
     if len(steps) > 1 and isinstance(steps[-1], Fork) and not steps[-1].parts:
         steps.pop()  # nothing is to be called with the last result: that is the result
     begin_with(steps, args, kwargs or {})
@@ -44,35 +51,60 @@ def steps_of(whole: Signature[Any], args: Sequence[Any] = (), kwargs: Mapping[st
 
 
 def _steps(one: Signature[Any]) -> list[Step]:
+    if not isinstance(one, Compound):
+        return [_call(one)]
     found: list[Step]
+    own = one.options
     if isinstance(one, chain):
         found = []
         for task in one.tasks:
             join(found, _steps(task))
+        if one.immutable:
+            _close(found)
     elif isinstance(one, group):
         found = [_fork(one)]
-    elif isinstance(one, chord):
-        found = _steps(one.header)
-        join(found, _steps(one.body))
     else:
-        copy = one.clone()
-        copy["options"].setdefault("task_id", None)
-        if not copy["options"]["task_id"]:
-            copy["options"]["task_id"] = new_id()
-        return [copy]
+        assert isinstance(one, chord)
+        header = one.header
+        found = _steps(header)
+        join(found, _steps(one.body))
+        if own.get("task_id") and own["task_id"] == header.id:  # frozen: the body has an id of its own
+            own = {name: value for name, value in own.items() if name != "task_id"}
     if one.args:
         begin_with(found, one.args, {})
-    set_options(found, one.options)
+    if own:
+        set_options(found, own)
     return found
+
+
+def _call(one: Signature[Any]) -> Signature[Any]:
+    copy = one.clone()
+    options = copy["options"]
+    if not options.get("task_id"):
+        options["task_id"] = new_id()
+    return copy
+
+
+def _close(steps: Sequence[Step]) -> None:
+    """Have what begins leave out the arguments of a call; in place."""
+    for first in steps[:1]:
+        if isinstance(first, Fork):
+            for part in first.parts:
+                _close(part)
+        else:
+            first.set_immutable(True)
 
 
 def _fork(members: group) -> Fork:
     parts: list[list[Step]] = []
     for member in members.tasks:
+        if not isinstance(member, Compound):
+            parts.append([_call(member)])
+            continue
         steps = _steps(member)
         if len(steps) == 1 and isinstance(steps[0], Fork):
             parts += steps[0].parts
-        else:
+        elif steps:
             parts.append(steps)
     return Fork(parts)
 
@@ -80,13 +112,13 @@ def _fork(members: group) -> Fork:
 def join(first: list[Step], then: list[Step]) -> None:
     """Have `then` follow `first`."""
     if first and then and isinstance(first[-1], Fork) and isinstance(then[0], Fork):
-        first.append(accumulate())
+        first.append(accumulate(first[-1]))
     first += then
 
 
-def accumulate() -> Signature[Any]:
-    """A call that returns the list it gets."""
-    return Signature(ACCUMULATE, (), {"index": 0}, {"task_id": new_id()})
+def accumulate(fork: Fork) -> Signature[Any]:
+    """A call that returns the list it gets; with an id that is the same whenever it is made."""
+    return Signature(ACCUMULATE, (), {"index": 0}, {"task_id": f"{fork.id}.values"})
 
 
 def begin_with(steps: Sequence[Step], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -112,6 +144,10 @@ def set_options(steps: Sequence[Step], options: Mapping[str, Any]) -> None:
             last.id = task_id
         else:
             last["options"]["task_id"] = task_id
+    for name in OF_THE_END.intersection(own):
+        value = own.pop(name)
+        if not isinstance(last, Fork):
+            last["options"][name] = value
     for callback in as_list(own.pop("link", None)):
         _link(last, callback)
     for errback in as_list(own.pop("link_error", None)):

@@ -33,6 +33,7 @@ COMMANDS = {
     "worker": "Run tasks.",
     "call": "Send a task, and wait for its result if asked to.",
     "result": "Show the result of a task.",
+    "graph": "Draw a composition, or what has become of one.",
     "list": "Show queues, what is in them, and how they are bound.",
     "purge": "Delete the messages that wait in queues.",
     "report": "Show versions, platform and settings, for bug reports.",
@@ -42,8 +43,8 @@ COMMANDS = {
 _ATTRIBUTES = {"list": "listing"}  # a module `list` here would hide the type from this one
 
 RESERVED = (
-    "amqp", "beat", "control", "dashboard", "dev", "doctor", "events", "flower", "graph", "health", "init",
-    "inspect", "logtool", "migrate", "multi", "queues", "retry", "schedule", "shell", "status",
+    "amqp", "beat", "control", "dashboard", "dev", "doctor", "events", "flower", "health", "init", "inspect",
+    "logtool", "migrate", "multi", "queues", "retry", "schedule", "shell", "status",
     "tasks", "top", "upgrade",
 )  # fmt: skip
 """Commands of Celery's, and of later versions, that this version does not have."""

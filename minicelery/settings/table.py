@@ -25,7 +25,7 @@ DAY = 24 * 60 * 60.0
 AMQP = "RabbitMQ comes with a later version"
 EVENTS = "task events come with a later version"
 CONTROL = "remote control comes with a later version"
-CHORDS = "chords come with a later version"
+COUNTED = "nobody polls: the store counts the parts, and the last one has the body sent"
 AT_ONCE = "a dead child is noticed, settled and replaced at once"
 IN_URL = "name the server in result_backend"
 LOGGING = "handlers that the program has set up are left alone"
@@ -115,7 +115,7 @@ _TASK = (
     Setting("task_soft_time_limit", None, optional(kinds.SECONDS), "s", "raise SoftTimeLimitExceeded then"),
     Setting("task_time_limit", None, optional(kinds.SECONDS), "s", "end the run then"),
     Setting("task_track_started", False, kinds.BOOLEAN, "", "store the state STARTED"),
-    Setting("task_allow_error_cb_on_chord_header", False, kinds.BOOLEAN, "", "error callbacks there", CHORDS),
+    Setting("task_allow_error_cb_on_chord_header", False, kinds.BOOLEAN, "", "errbacks of a chord for its parts too"),
 )  # fmt: skip
 
 _WORKER = (
@@ -191,7 +191,7 @@ _RESULT = (
     Setting("result_backend", None, kinds.STORE_URL, "", "where results are stored; None: nowhere"),
     Setting("result_expires", DAY, optional(kinds.DURATION), "s", "they stay; 0 or None: for ever"),
     Setting("result_failure_expires", None, optional(kinds.DURATION), "s", "failures; None: as the others"),
-    Setting("result_chord_expires", None, optional(kinds.DURATION), "s", "what chords store", CHORDS),
+    Setting("result_chord_expires", None, optional(kinds.DURATION), "s", "what chords store; None: as results"),
     Setting("result_serializer", "json", kinds.SERIALIZER, "", "what results are written in"),
     Setting("result_compression", None, optional(kinds.COMPRESSION), "", "how they are compressed; not with rpc://"),
     Setting("result_extended", False, kinds.BOOLEAN, "", "store name, arguments, worker and queue too"),
@@ -206,8 +206,8 @@ _RESULT = (
     Setting(
         "result_backend_max_sleep_between_retries_ms", 10000, kinds.COUNT, "ms", "the longest", RECONNECTS
     ),
-    Setting("result_chord_retry_interval", 1.0, kinds.SECONDS, "s", "between looks at a chord", CHORDS),
-    Setting("result_chord_join_timeout", 3.0, kinds.SECONDS, "s", "to read its parts", CHORDS),
+    Setting("result_chord_retry_interval", 1.0, kinds.SECONDS, "s", "between looks at a chord", COUNTED),
+    Setting("result_chord_join_timeout", 3.0, kinds.SECONDS, "s", "to read its parts", COUNTED),
 )  # fmt: skip
 
 _REDIS = (
@@ -228,6 +228,10 @@ _REDIS = (
 )  # fmt: skip
 
 OWN = (
+    Setting(
+        "result_chord_deadline", None, optional(kinds.DURATION), "s",
+        "a chord whose parts have not ended then fails; None: as result_chord_expires",
+    ),
     Setting(
         "broker_delays", "auto", choice("auto", "native", "celery"), "",
         "Redis: delayed tasks wait in a set, in the list as Celery's do, or (auto) in the set if minicelery serves it",

@@ -20,6 +20,7 @@ from typing import Any
 
 from minicelery import signals
 from minicelery.broker import LEASE, Backend, Broker, Consumer
+from minicelery.broker.chords import groups_of
 from minicelery.exceptions import BackendError, OperationalError
 from minicelery.message import Delivery, Message, Outcome, Verdict, new_id
 from minicelery.worker.board import DONE, Board, as_outcome
@@ -88,6 +89,7 @@ class Agent:
         self._retry_at = 0.0
         self._news: Callable[[str], dict[str, bytes]] = getattr(broker, "news", broker.recall)
         self._ended: dict[tuple[int, int], str] = {}  # runs whose end was ordered: pid, receipt -> signal
+        self._owed: Callable[[float], list[Message]] | None = getattr(backend, "owed_groups", None)
         open_lookout = getattr(broker, "lookout", None)
         self.lookout = open_lookout(self.queues) if open_lookout is not None else None
 
@@ -138,6 +140,16 @@ class Agent:
             if signals.heartbeat_sent.receivers and now - self._beaten >= HEARTBEAT:
                 self._beaten = now
                 signals.heartbeat_sent.send(sender=self)
+            self._send_owed()
+
+    def _send_owed(self) -> None:
+        """Send bodies of chords that nobody else sends: see `broker.chords`."""
+        if self._owed is not None and (bodies := self._owed(time.time())):
+            for body in bodies:
+                log.info("Task %s[%s], the body of a chord, is sent by the agent", body.task, body.id)
+            self.broker.publish(bodies)
+            backend: Any = self.backend
+            backend.group_sent(groups_of(bodies))
 
     def _end_revoked(self) -> None:
         """Order the end of runs that were revoked with ``terminate=True``.

@@ -346,17 +346,22 @@ def _fields(outcome: Outcome) -> tuple[Any, ...]:
     record, messages = outcome.record, outcome.publish
     return (
         outcome.verdict.value,
-        record and (record.id, record.document, record.state, record.ttl, record.reply_to),
+        record and _record_fields(record),
         [_as_tuple(message) for message in messages] if messages else (),
         outcome.reason,
         outcome.release,
         outcome.park,
+        [_record_fields(record) for record in outcome.more] if outcome.more else (),
     )
+
+
+def _record_fields(record: Record) -> tuple[Any, ...]:
+    return record.id, record.document, record.state, record.ttl, record.reply_to, record.part_of
 
 
 def as_outcome(delivery: Delivery, fields: tuple[Any, ...]) -> Outcome:
     """The outcome of `delivery` that the fields were taken from."""
-    verdict, record, messages, reason, release, park = fields
+    verdict, record, messages, reason, release, park, more = fields
     return Outcome(
         delivery,
         Verdict(verdict),
@@ -365,4 +370,5 @@ def as_outcome(delivery: Delivery, fields: tuple[Any, ...]) -> Outcome:
         reason,
         release,
         park,
+        [Record(*one) for one in more],
     )

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from minicelery import record, signals, states
 from minicelery._state import request_var
 from minicelery.exceptions import (
+    ContentDisallowed,
     DecodeError,
+    InvalidTaskError,
     NotRegistered,
     Reject,
     Retry,
@@ -20,7 +22,7 @@ from minicelery.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from minicelery.message import Delivery, Outcome, Verdict
+from minicelery.message import Delivery, Message, Outcome, Record, Verdict, decode_body
 from minicelery.registry import TaskRegistry, unknown_task
 from minicelery.request import Request
 from minicelery.worker.call import Call, ExceptionInfo, shown
@@ -42,6 +44,7 @@ class Endings:
     delivery_cap: int
     unregistered: str  # what becomes of a message for a task that is not known
     links: Links
+    accept: frozenset[str]
 
     def _retry(self, call: Call, retry: Retry) -> Outcome:
         request, plan, message = call.request, call.plan, call.delivery.message
@@ -103,7 +106,8 @@ class Endings:
         self._ran(call, states.FAILURE, error)
         if verdict is Verdict.ACK and self._rejects(call, error):
             verdict = Verdict.REJECT
-        return Outcome(call.delivery, verdict, stored, publish, reason=shown(error, task)[:500])
+        more = self.recorder.of_the_rest(call.links, error, einfo.traceback) if call.links else ()
+        return Outcome(call.delivery, verdict, stored, publish, shown(error, task)[:500], more=more)
 
     def _rejects(self, call: Call, error: BaseException) -> bool:
         """Whether a failed late-ack task goes to the dead letters: `acks_on_failure` and kin are off."""
@@ -204,7 +208,7 @@ class Endings:
             log.info("Task %s[%s] %s: not run", message.task, message.id, why)
         else:
             log.warning("Task %s[%s] was terminated by %s: revoked", message.task, message.id, number.name)
-        return Outcome(call.delivery, Verdict.ACK, stored)
+        return Outcome(call.delivery, Verdict.ACK, stored, more=self.recorder.of_the_rest(call.links, error))
 
     def internal_error(self, delivery: Delivery, error: BaseException) -> Outcome:
         """The outcome of a delivery at which minicelery itself, or a handler, has failed."""
@@ -219,11 +223,11 @@ class Endings:
                 traceback=error.__traceback__, einfo=einfo,
             )  # fmt: skip
         try:
-            stored = self.recorder.failure_of(message, error)
+            stored, more = self.recorder.failure_of(message, error), self._rest(message, error)
         except Exception:
-            stored = None
+            stored, more = None, []
         reason = f"internal error: {type(error).__name__}: {error}"[:500]
-        return Outcome(delivery, Verdict.REJECT, stored, reason=reason)
+        return Outcome(delivery, Verdict.REJECT, stored, reason=reason, more=more)
 
     def _reject_by_task(self, call: Call, error: Reject) -> Outcome:
         message = call.delivery.message
@@ -247,7 +251,8 @@ class Endings:
         if self.recorder.wants(call):
             stored = self.recorder.state(call, states.FAILURE, record.exception_document(error), None)
         reason = f"rejected by the task: {error.reason}"
-        return Outcome(call.delivery, Verdict.REJECT, stored, tuple(call.request.outbox), reason)
+        more = self.recorder.of_the_rest(call.links, error)
+        return Outcome(call.delivery, Verdict.REJECT, stored, tuple(call.request.outbox), reason, more=more)
 
     def _reject(self, delivery: Delivery, reason: str, error: BaseException | None = None) -> Outcome:
         """A message that is no task call: kept with the dead letters, and recorded where it has an id."""
@@ -258,12 +263,9 @@ class Endings:
         )  # fmt: skip
         if signals.task_rejected.receivers:
             self._guarded(signals.task_rejected.send, sender=self, message=message, exc=error)
-        return Outcome(
-            delivery,
-            Verdict.REJECT,
-            self.recorder.failure_of(message, error or DecodeError(reason)),
-            reason=reason,
-        )
+        error = error or DecodeError(reason)
+        stored, more = self.recorder.failure_of(message, error), self._rest(message, error)
+        return Outcome(delivery, Verdict.REJECT, stored, reason=reason, more=more)
 
     def _unknown(self, delivery: Delivery) -> Outcome:
         message = delivery.message
@@ -288,7 +290,16 @@ class Endings:
                 message.exchange, message.routing_key = "", message.queue
                 return Outcome(delivery, publish=(message,))
         verdict = Verdict.ACK if self.unregistered == "discard" else Verdict.REJECT
-        return Outcome(delivery, verdict, self.recorder.failure_of(message, error), reason=text)
+        stored, more = self.recorder.failure_of(message, error), self._rest(message, error)
+        return Outcome(delivery, verdict, stored, reason=text, more=more)
+
+    def _rest(self, message: Message, error: BaseException) -> list[Record]:
+        """The failures of what would have followed a message that never became a call, if it can be told."""
+        try:
+            _, _, links = decode_body(message, self.accept)
+        except (ContentDisallowed, DecodeError, InvalidTaskError, RecursionError):
+            return []
+        return self.recorder.of_the_rest(links, error)
 
     # -- parts -----------------------------------------------------------------------------
 

@@ -24,6 +24,8 @@ from minicelery.exceptions import (
     TaskPredicate,
 )
 from minicelery.message import (
+    BODY_HEADER,
+    PART_HEADER,
     Delivery,
     Outcome,
     Record,
@@ -35,6 +37,7 @@ from minicelery.message import (
 from minicelery.request import Request
 from minicelery.serialization import accepted
 from minicelery.task import Task, retry_delay
+from minicelery.worker.bodies import Bodies
 from minicelery.worker.call import Call, Plan, RunRevoked, check_limits, shown
 from minicelery.worker.coroutines import run_coroutine
 from minicelery.worker.endings import Endings
@@ -75,6 +78,7 @@ class Executor(Endings):
         self.log_results = log.isEnabledFor(logging.INFO)
         self.recorder = Recorder(app, hostname)
         self.links = Links(app)
+        self.bodies = Bodies(app)
         self.admission: Admission | None = None  # set where a task has limits across workers
         self._plans: dict[str, Plan] = {}
         self._rng = random.Random()
@@ -168,6 +172,8 @@ class Executor(Endings):
                     message.exchange, message.routing_key = "", message.queue
                     headers["eta"] = iso(due)  # the broker knows no zone to read a naive time in
                     return Outcome(delivery, publish=(message,))
+            if BODY_HEADER in headers and (found := self.bodies.prepare(call)) is not None:
+                return found if isinstance(found, Outcome) else self._failure(call, found)
             if plan.limits is not None and self.admission is not None:
                 if (outcome := self.admission.admit(call)) is not None:
                     return outcome
@@ -234,7 +240,10 @@ class Executor(Endings):
         # Without automatic retries: those are for what the function itself raises.
         if isinstance(error, Ignore):
             self._ran(call, states.IGNORED, error)
-            return Outcome(call.delivery, publish=tuple(call.request.outbox))
+            stored = None
+            if PART_HEADER in call.delivery.message.headers and self.recorder.wants(call):
+                stored = self.recorder.state(call, states.IGNORED, None, None)
+            return Outcome(call.delivery, Verdict.ACK, stored, tuple(call.request.outbox))
         if isinstance(error, Reject):
             return self._reject_by_task(call, error)
         if isinstance(error, Retry):

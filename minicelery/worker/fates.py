@@ -23,7 +23,7 @@ BURIAL = 1.0
 REMEMBERED = 900.0
 """Seconds that an obituary is believed: a later message may have the same key."""
 _TAIL = 100
-_SETTLED = (Verdict.ACK.value, None, (), None, (), None)
+_SETTLED = (Verdict.ACK.value, None, (), None, (), None, ())
 """The outcome of what the broker had let go of, and gives back all the same: it is applied elsewhere."""
 _EPOCH = 40  # a receipt's bits below the number of its connection
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minicelery import announcing
 from minicelery._state import request_var
 from minicelery.canvas import Signature, as_list
 from minicelery.exceptions import EncodeError, ImproperlyConfigured, InvalidTaskError
-from minicelery.message import Message, new_id
+from minicelery.message import Message
 from minicelery.worker.call import Call, ExceptionInfo
 
 if TYPE_CHECKING:
@@ -33,11 +33,12 @@ class Links:
         """The callbacks with `value`, and the next step of the chain.  Raises EncodeError."""
         links = call.links
         publish = list(call.request.outbox)
-        publish += [self._message(call, callback, (value,)) for callback in as_list(links.get("callbacks"))]
+        for callback in as_list(links.get("callbacks")):
+            publish += self._begun(call, callback, None, (value,))
         if chain := links.get("chain"):
             if not isinstance(chain, (list, tuple)):
                 raise InvalidTaskError(f"chain must be a list of signatures, got {type(chain).__name__}")
-            publish += self._next(call, chain, value)
+            publish += self._begun(call, chain[-1], chain[:-1], (value,))
         if links.get("chord") is not None:
             raise EncodeError(
                 "chords are not part of this version: the body of this part's chord can't be called"
@@ -54,9 +55,9 @@ class Links:
         for errback in as_list(call.links.get("errbacks")):
             try:
                 signature = Signature(errback)
-                task = self.app.tasks.get(signature.task)
+                task = None if signature.get("subtask_type") else self.app.tasks.get(signature.task)
                 if task is None or not _wants_the_exception(task, signature):
-                    publish.append(self._message(call, errback, (message.id,)))
+                    publish += self._begun(call, errback, None, (message.id,))
                     continue
                 args, kwargs, _ = signature.merged((call.request, error, einfo.traceback))
                 token = request_var.set(call.request)
@@ -68,8 +69,10 @@ class Links:
                 log.exception("An errback of task %s[%s] failed", message.task, message.id)
         return self.app._sender.expand(publish)
 
-    def _next(self, call: Call, links: Sequence[Any], value: Any) -> list[Message]:
-        """The messages with which the chain goes on."""
+    def _begun(
+        self, call: Call, link: Any, left: Sequence[Any] | None, args: tuple[Any, ...]
+    ) -> list[Message]:
+        """The messages with which `link` begins, called with `args`; `left` is the rest of its chain."""
         request = call.request
         origin = {
             "root_id": request.root_id,
@@ -77,39 +80,30 @@ class Links:
             "reply_to": request.reply_to,
         }
         try:
-            messages, result = self.app._canvas.follow(links, (value,), origin)
-        except _UNFIT as error:
-            if isinstance(error, EncodeError):
-                raise
-            raise InvalidTaskError(f"the linked call {links[-1]!r:.200} can't be made: {error}") from error
-        for message in messages:
-            announcing.both(self.app, message)
-        request.children.append(result)
-        return messages
-
-    def _message(self, call: Call, link: Any, args: tuple[Any, ...], **options: Any) -> Message:
-        try:
-            return self._built(call, Signature(link), args, options)
+            queue = call.delivery.message.queue
+            messages, result = self.app._canvas.follow(link, left, args, origin, queue)
         except _UNFIT as error:
             if isinstance(error, EncodeError):
                 raise
             raise InvalidTaskError(f"the linked call {link!r:.200} can't be made: {error}") from error
+        for message in messages:
+            announcing.both(self.app, message)
+        if result is not None:
+            request.children.append(result)
+        return messages
 
-    def _built(
-        self, call: Call, signature: Signature, args: tuple[Any, ...], options: Mapping[str, Any]
-    ) -> Message:
-        if signature.get("subtask_type") or signature.task.startswith("celery."):
-            raise EncodeError(f"{signature.task} is not part of this version: {signature!r} can't be called")
-        new_args, new_kwargs, merged = signature.merged(args, None, **options)
-        merged.setdefault("root_id", call.request.root_id)
-        merged.setdefault("parent_id", call.delivery.message.id)
-        merged.setdefault("reply_to", call.request.reply_to)
-        sender = self.app._sender
-        defaults = sender.defaults(self.app.tasks.get(signature.task))
-        message = sender.message(signature.task, tuple(new_args), new_kwargs, merged, defaults, new_id())
-        announcing.both(self.app, message)
-        call.request.children.append(self.app.AsyncResult(message.id))
-        return message
+
+def calls_in(link: Any) -> Iterator[Mapping[str, Any]]:
+    """The options of all the calls that a link of a chain is made of, as a message carries it."""
+    if not isinstance(link, Mapping):
+        return
+    kwargs = link.get("kwargs")
+    if link.get("subtask_type") in ("chain", "group", "chord") and isinstance(kwargs, Mapping):
+        for key in ("tasks", "header", "body"):
+            for part in as_list(kwargs.get(key)):
+                yield from calls_in(part)
+    elif isinstance(options := link.get("options"), Mapping):
+        yield options
 
 
 def _wants_the_exception(task: Task[..., Any], signature: Signature) -> bool:

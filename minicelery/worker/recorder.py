@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from minicelery import record, serialization, states
@@ -9,9 +10,13 @@ from minicelery.exceptions import EncodeError
 from minicelery.message import PART_HEADER, Message, Record, short_repr
 from minicelery.result import DisabledBackend
 from minicelery.worker.call import Call
+from minicelery.worker.links import calls_in
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
+
+
+_ENDED = states.READY_STATES | {states.IGNORED}
 
 
 class Recorder:
@@ -84,7 +89,7 @@ class Recorder:
         """With where it goes besides: to who asked, and to the group that it counts in."""
         if self.direct:
             stored.reply_to = _text(message.properties.get("reply_to")) or ""
-        if (group := message.headers.get(PART_HEADER)) is not None and stored.state in states.READY_STATES:
+        if (group := message.headers.get(PART_HEADER)) is not None and stored.state in _ENDED:
             stored.part_of = _text(group) or ""
         return stored
 
@@ -118,6 +123,27 @@ class Recorder:
             ttl=self.failure_ttl, zone=self.zone, compression=self.compression,
         )  # fmt: skip
         return self._addressed(stored, message)
+
+    def of_the_rest(self, links: Any, error: BaseException, traceback: str | None = None) -> list[Record]:
+        """The FAILURE, for the same reason, of the calls that would have followed in a chain."""
+        chain = links.get("chain") if isinstance(links, Mapping) else None
+        if not self.enabled or not isinstance(chain, (list, tuple)):
+            return []
+        found = []
+        for options in (options for link in reversed(chain) for options in calls_in(link)):
+            headers = options.get("headers")
+            part = _text(headers.get(PART_HEADER)) if isinstance(headers, Mapping) else None
+            id = _text(options.get("task_id"))
+            if id and (part or not options.get("ignore_result")):
+                stored = record.encode(
+                    id, states.FAILURE, record.exception_document(error), serializer=self.serializer,
+                    ttl=self.failure_ttl, zone=self.zone, compression=self.compression, traceback=traceback,
+                    group_id=_text(options.get("group_id")),
+                )  # fmt: skip
+                stored.reply_to = _text(options.get("reply_to")) or ""
+                stored.part_of = part or ""
+                found.append(stored)
+        return found
 
     def _extra(self, call: Call) -> dict[str, Any]:
         message = call.delivery.message

@@ -31,7 +31,7 @@ from minicelery.exceptions import (
     ImproperlyConfigured,
     OperationalError,
 )
-from minicelery.message import Record, new_id
+from minicelery.message import Message, Record, new_id
 from minicelery.serialization import content_of
 
 if TYPE_CHECKING:
@@ -80,11 +80,11 @@ class Replies:
 
     # -- the worker's side -----------------------------------------------------------------
 
-    def store(self, records: Sequence[Record]) -> None:
+    def store(self, records: Sequence[Record]) -> list[Message]:
         """Send each record to who asked for it; what nobody waits for any more is dropped there."""
         wanted = [record for record in records if record.reply_to]
         if not wanted:
-            return
+            return []
         end = time.monotonic() + _DEADLINE
 
         def send(link: Link) -> None:
@@ -97,6 +97,7 @@ class Replies:
             link.send(b"".join(frames))
 
         self._asking(lambda: self.broker.insist(send, end, pool=self.broker.plain))
+        return []
 
     def _properties(self, record: Record) -> dict[str, Any]:
         return {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from minicelery.broker import Backend
 from minicelery.broker.amqp.server import FULL, Blocked, Refused
+from minicelery.broker.chords import Apart
 from minicelery.exceptions import BrokerUnavailable, MiniCeleryError
 from minicelery.message import COUNT_HEADER, Delivery, Message, Outcome, Record, Verdict
 
@@ -40,7 +41,7 @@ class Settler:
 
     def __init__(self, broker: AMQPBroker, backend: Backend | None) -> None:
         self._broker = broker
-        self._backend = backend
+        self._apart = None if backend is None else Apart(backend)
         self.owed: list[Outcome] = []  # the server, or a queue, takes no messages at present
         self._why = ""
         self._retry_at = 0.0
@@ -75,11 +76,11 @@ class Settler:
         return verdicts
 
     def _carry_out(self, outcomes: Sequence[Outcome]) -> Verdicts:
-        records = [outcome.record for outcome in outcomes if outcome.record is not None]
-        self.store(records)
-        for outcome in outcomes:
-            outcome.record = None
+        if self._apart is not None:
+            self._apart.store(outcomes)
         owed, hopeless = self._send(outcomes)
+        if self._apart is not None and not owed and not hopeless:
+            self._apart.sent()
         verdicts = Verdicts()
         rejected: list[tuple[Outcome, str]] = []
         for outcome in outcomes:
@@ -109,8 +110,8 @@ class Settler:
 
     def store(self, records: Sequence[Record]) -> None:
         """Store the records, where there is a result store."""
-        if records and self._backend is not None:
-            self._backend.store(records)
+        if records and self._apart is not None:
+            self._apart.backend.store(records)
 
     def _send(self, outcomes: Sequence[Outcome]) -> tuple[set[int], dict[int, str]]:
         """Send what follows; the outcomes for which it must wait, and those for which it never can be."""

@@ -7,19 +7,15 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from minicelery.broker.redis import scripts
-from minicelery.broker.redis.link import FAILED, LOST, Link, Pool, Server
+from minicelery.broker.redis.chords import Groups, bodies_of, ended_text, owe_at
+from minicelery.broker.redis.link import FAILED, LOST, Link, Pool, Script, Server
 from minicelery.broker.url import ServerURL
 from minicelery.exceptions import BackendError, BackendUnavailable
-from minicelery.message import Record
+from minicelery.message import Group, Message, Record
 
 _DEADLINE = 5.0
 _KEY = "celery-task-meta-"
-
-
-def record_arguments(prefix: str, record: Record) -> tuple[str, bytes, str]:
-    """Key, document and time to live in milliseconds, as the scripts take them."""
-    ttl = record.ttl
-    return prefix + record.id, record.document, "" if not ttl else str(max(1, int(ttl * 1000)))
+_GROUP_KEY = "celery-taskset-meta-"
 
 
 class RedisBackend:
@@ -29,7 +25,10 @@ class RedisBackend:
         self.server = Server(url, options)
         self.url = url.masked
         given: str = options.get("global_keyprefix") or ""
-        self.prefix = (f"{given}_" if given and given[-1] not in ":_-." else given) + _KEY
+        given = f"{given}_" if given and given[-1] not in ":_-." else given
+        self.prefix = given + _KEY
+        self._groups = Groups(self._run, given)
+        self._saved = given + _GROUP_KEY
         limit = int(options.get("pool_limit") or 10)
         self.pool = Pool(self.server, limit)
         # A waiting thread needs a connection of its own for as long as it waits.
@@ -43,24 +42,35 @@ class RedisBackend:
         except FAILED as error:
             raise BackendError(self.server.explain(error)) from error
 
-    def store(self, records: Sequence[Record]) -> None:
+    def _run(self, script: Script, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
+        end = time.monotonic() + _DEADLINE
+        return self._ask(self.pool, end, lambda link: link.run(script, keys, arguments))
+
+    def _call(self, *command: Any) -> Any:
+        return self._ask(self.pool, time.monotonic() + _DEADLINE, lambda link: link.call(*command))
+
+    def arguments(self, record: Record) -> tuple[str, bytes, str]:
+        """Key, document and time to live in milliseconds, as the scripts take them."""
+        ttl = "" if not record.ttl else str(max(1, int(record.ttl * 1000)))
+        if record.part_of:
+            ttl = ended_text(record, self._groups.base, ttl)
+        return self.prefix + record.id, record.document, ttl
+
+    def store(self, records: Sequence[Record]) -> list[Message]:
         """See `Backend.store`."""
-        arguments: list[Any] = []
+        if not records:
+            return []
+        arguments: list[Any] = [owe_at()]
         for record in records:
-            arguments += record_arguments(self.prefix, record)
-        if arguments:
-            self._ask(
-                self.pool,
-                time.monotonic() + _DEADLINE,
-                lambda link: link.run(scripts.STORE, arguments[:1], arguments),
-            )
+            arguments += self.arguments(record)
+        return bodies_of(self._run(scripts.STORE, arguments[1:2], arguments))
 
     def load(self, ids: Sequence[str]) -> list[Record | None]:
         """See `Backend.load`."""
         if not ids:
             return []
         keys = [self.prefix + id for id in ids]
-        found = self._ask(self.pool, time.monotonic() + _DEADLINE, lambda link: link.call("MGET", *keys))
+        found = self._call("MGET", *keys)
         return [
             None if document is None else Record(id, document)
             for id, document in zip(ids, found, strict=True)
@@ -116,8 +126,35 @@ class RedisBackend:
     def forget(self, ids: Sequence[str]) -> None:
         """See `Backend.forget`."""
         if ids:
-            keys = [self.prefix + id for id in ids]
-            self._ask(self.pool, time.monotonic() + _DEADLINE, lambda link: link.call("DEL", *keys))
+            self._call("DEL", *(self.prefix + id for id in ids))
+
+    # -- chords, and saved groups: see `CountingBackend` ---------------------------------
+
+    def open_groups(self, groups: Sequence[Group]) -> None:
+        self._groups.open(groups)
+
+    def load_group(self, id: str, copy: str = "") -> Group | None:
+        return self._groups.load(id, copy)
+
+    def add_member(self, id: str, member: str) -> bool:
+        return self._groups.join(id, member)
+
+    def owed_groups(self, now: float) -> list[Message]:
+        return self._groups.owed(now)
+
+    def group_sent(self, ids: Sequence[str]) -> None:
+        self._call("ZREM", self._groups.base, *ids)
+
+    def save_group(self, id: str, document: bytes, ttl: float | None) -> None:
+        expiry = () if ttl is None else ("PX", max(1, int(ttl * 1000)))
+        self._call("SET", self._saved + id, document, *expiry)
+
+    def restore_group(self, id: str) -> bytes | None:
+        document: bytes | None = self._call("GET", self._saved + id)
+        return document
+
+    def delete_group(self, id: str) -> None:
+        self._call("DEL", self._saved + id)
 
     def close(self) -> None:
         """See `Backend.close`."""

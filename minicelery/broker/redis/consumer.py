@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minicelery.broker import Backend, Leased
+from minicelery.broker.chords import Apart
 from minicelery.broker.redis import scripts
-from minicelery.broker.redis.backend import RedisBackend, record_arguments
+from minicelery.broker.redis.backend import RedisBackend
 from minicelery.broker.redis.envelope import decode, encode, step_of
 from minicelery.broker.redis.limits import limit_arguments
 from minicelery.broker.redis.link import FAILED, LOST, Link
@@ -59,7 +60,7 @@ class RedisConsumer(Leased):
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
-        self._other_backend: Backend | None = None
+        self._apart: Apart | None = None
         self._store: RedisBackend | None = None
         self._record_db = ""
         if isinstance(backend, RedisBackend) and backend.server.place == self._server.place:
@@ -67,7 +68,7 @@ class RedisConsumer(Leased):
             if backend.server.database != self._server.database:
                 self._record_db = str(backend.server.database)
         elif backend is not None:
-            self._other_backend = backend
+            self._apart = Apart(backend)
 
     # -- swap ------------------------------------------------------------------------------
 
@@ -97,12 +98,12 @@ class RedisConsumer(Leased):
         self, link: Link, done: Sequence[Outcome], want: int
     ) -> tuple[list[Delivery], float | None]:
         """One SWAP: the deliveries, and if there are none the seconds to the next due one."""
-        if self._other_backend is not None and done:
+        if self._apart is not None and done:
             done = self._store_elsewhere(link, done)
         self._turn += 1
         arguments: list[Any] = [
             self.name, self._broker.lease, want, BATCH_BYTES, self._receipt, self._turn,
-            self._record_db, self._server.database, len(done),
+            self._record_db, self._server.database, self._broker.prefix, len(done),
         ]  # fmt: skip
         for outcome in done:
             self._add(arguments, outcome)
@@ -112,6 +113,8 @@ class RedisConsumer(Leased):
             answer = self._stop_listening(link, arguments)
         for outcome in done:
             self._held.pop(outcome.delivery.receipt, None)
+        if self._apart is not None:
+            self._apart.sent()
         if len(answer) < 2:
             return [], float(answer[0]) if answer and answer[0] else None
         return self._take(answer), None
@@ -139,12 +142,17 @@ class RedisConsumer(Leased):
             )
         key, document, ttl = "", b"", ""
         if outcome.record is not None and self._store is not None:
-            key, document, ttl = record_arguments(self._store.prefix, outcome.record)
+            key, document, ttl = self._store.arguments(outcome.record)
         broker, publish = self._broker, outcome.publish
+        more = outcome.more if self._store is not None else ()
         arguments += (
             self._index[delivery.message.queue], field, verdict, text, key, document, ttl,
-            len(publish) + len(limited) // 4,
+            len(publish) + len(more) + len(limited) // 4,
         )  # fmt: skip
+        for record in more:
+            assert self._store is not None
+            more_key, more_document, more_ttl = self._store.arguments(record)
+            arguments += (more_key, more_document, f"={more_ttl}", "")
         for message in publish:
             arguments += (
                 broker.prefix + message.queue,
@@ -188,9 +196,8 @@ class RedisConsumer(Leased):
             ]
         )
         held = [outcome for outcome, there in zip(done, [link.read() for _ in done], strict=True) if there]
-        records = [outcome.record for outcome in held if outcome.record is not None]
-        if records and self._other_backend is not None:
-            self._other_backend.store(records)
+        if self._apart is not None:
+            self._apart.store(held)
         return held
 
     # -- waiting ---------------------------------------------------------------------------
@@ -260,9 +267,9 @@ class RedisConsumer(Leased):
             arguments += (self._index[delivery.message.queue], delivery.raw[0])
         if self._store is not None:
             for record in records:
-                arguments += record_arguments(self._store.prefix, record)
-        elif self._other_backend is not None and records:
-            self._other_backend.store(records)
+                arguments += self._store.arguments(record)
+        elif self._apart is not None and records:
+            self._apart.backend.store(records)
         self._ask(scripts.EXTEND, arguments)
         for delivery in held:
             delivery.raw = (delivery.raw[0], True)

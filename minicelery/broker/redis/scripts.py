@@ -14,7 +14,7 @@ Keys of a queue `q` (all begin with the queue's own list key):
 `q.tended`, `q.grace`  string  when leases were last looked at; not before that time again
 ===================  ======  ==================================================================
 
-Those of limits are in `gates`, those of Celery's workers in `restore`.
+Those of limits are in `gates`, of chords in `chords`, those of Celery's workers in `restore`.
 
 The first write of SWAP removes from the held hash: a script that began with SET would be
 refused when memory is full, nothing would be acknowledged, and memory never fall.
@@ -22,10 +22,13 @@ refused when memory is full, nothing would be acknowledged, and memory never fal
 
 from __future__ import annotations
 
+from minicelery.broker.redis.chords import COUNT
 from minicelery.broker.redis.gates import GATES
 from minicelery.broker.redis.link import Script
 
-COMMON = """
+COMMON = (
+    COUNT
+    + """
 local SEP = '\\6\\22'
 local function now()
   local t = redis.call('TIME')
@@ -43,8 +46,14 @@ local function ring(q)
   end
 end
 -- A stored SUCCESS is never overwritten; most records are the first of their key.
-local function store(key, document, ttl, final)
+local function store(key, document, ttl)
   local set
+  local mark = string.byte(ttl)
+  if mark == 61 then  -- a record among the messages of an outcome: `=` stands before its time to live
+    ttl = string.sub(ttl, 2)
+    mark = string.byte(ttl)
+  end
+  if mark == 42 then ttl = ended(ttl) end
   if ttl == '' then
     set = redis.call('SET', key, document, 'NX')
   else
@@ -67,6 +76,7 @@ local function rest(field)
   return receipt, step == '' and '0' or step
 end
 """
+)
 
 _PUSH = """
 -- Put a new message on its queue, or into the delays if its time is yet to come.  With `!` before
@@ -107,8 +117,8 @@ local function id_of(envelope)
     and type(value.headers.id) == 'string' and value.headers.id or nil
 end
 local name, lease, want, most, base = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local turn, db, own, n = tonumber(ARGV[6]), ARGV[7], ARGV[8], tonumber(ARGV[9])
-local at = 10
+local turn, db, own, prefix, n = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
+local at = 11
 local records = {}
 local pushes = {}
 for i = 1, n do
@@ -130,18 +140,28 @@ for i = 1, n do
         ring(q)
       end
     end
-    if key ~= '' then records[#records + 1] = at end
-    for m = 1, count do pushes[#pushes + 1] = at + 4 + m * 4 end
+    if key ~= '' then records[#records + 1] = at + 4 end
+    for m = 1, count do
+      local p = at + 4 + m * 4
+      if string.byte(ARGV[p + 2]) == 61 then records[#records + 1] = p else pushes[#pushes + 1] = p end
+    end
   end
   at = at + 8 + count * 4
 end
 if #records > 0 then
   if db ~= '' then redis.call('SELECT', db) end
-  for _, r in ipairs(records) do store(ARGV[r + 4], ARGV[r + 5], ARGV[r + 6]) end
+  for _, r in ipairs(records) do store(ARGV[r], ARGV[r + 1], ARGV[r + 2]) end
+  for b, body in ipairs(bodies) do
+    bodies[b] = redis.call('HMGET', body[1], 'queue', 'step', 'due', 'envelope')
+  end
   if db ~= '' then redis.call('SELECT', own) end
 end
 local served = {}  -- what this consumer serves needs no mark
 for i = 1, #KEYS - 1 do served[KEYS[i]] = true end
+for _, body in ipairs(bodies) do
+  local q = prefix .. body[1]
+  push(q, body[2], due_of(body[3]), body[4], served[q])
+end
 for _, p in ipairs(pushes) do push(ARGV[p], ARGV[p + 1], ARGV[p + 2], ARGV[p + 3], served[ARGV[p]]) end
 if want == 0 then return {} end
 
@@ -412,11 +432,20 @@ return ended
 """,
 )
 
-# ARGV: (key, document, ttl)…
+# ARGV: when bodies are owed that nobody sends, then (key, document, ttl)…
+# The answer has envelope, queue and due of each body that the caller is to send.
 STORE = Script(
     COMMON,
     """
-for r = 1, #ARGV, 3 do store(ARGV[r], ARGV[r + 1], ARGV[r + 2]) end
-return 1
+for r = 2, #ARGV, 3 do store(ARGV[r], ARGV[r + 1], ARGV[r + 2]) end
+local found = {}
+for _, body in ipairs(bodies) do
+  redis.call('ZADD', body[2], ARGV[1], body[3])
+  local fields = redis.call('HMGET', body[1], 'envelope', 'queue', 'due')
+  found[#found + 1] = fields[1]
+  found[#found + 1] = fields[2]
+  found[#found + 1] = due_of(fields[3])
+end
+return found
 """,
 )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from minicelery.broker.sqlite import groups
 from minicelery.broker.sqlite.file import File, Watch
 from minicelery.broker.url import ServerURL
 from minicelery.exceptions import BackendUnavailable
-from minicelery.message import Record
+from minicelery.message import Group, Message, Record
 
 # REPLACE gives a new, higher version: who watches reads what has come since.
 _STORE = """
@@ -33,9 +34,10 @@ class SQLiteBackend:
         self.url = server.masked
         self.file = File(server, options, BackendUnavailable)
 
-    def store(self, records: Sequence[Record]) -> None:
-        if records:
-            self.file.write(lambda connection: store_records(connection, records, time.time()))
+    def store(self, records: Sequence[Record]) -> list[Message]:
+        if not records:
+            return []
+        return self.file.write(lambda connection: store_records(connection, records, time.time()))
 
     def load(self, ids: Sequence[str]) -> list[Record | None]:
         found = self.file.read(lambda connection: _load(connection, ids))
@@ -61,12 +63,49 @@ class SQLiteBackend:
                 lambda connection: connection.executemany("DELETE FROM results WHERE id = ?", rows)
             )
 
+    # -- chords, and saved groups --------------------------------------------------------
+
+    def open_groups(self, chords: Sequence[Group]) -> None:
+        self.file.write(lambda connection: groups.open_groups(connection, chords))
+
+    def load_group(self, id: str, copy: str = "") -> Group | None:
+        return self.file.write(lambda connection: groups.load_group(connection, id, copy))
+
+    def add_member(self, id: str, member: str) -> bool:
+        return self.file.write(lambda connection: groups.add_member(connection, id, member))
+
+    def owed_groups(self, now: float) -> list[Message]:
+        if not self.file.read(lambda connection: groups.has_late(connection, now)):
+            return []
+        return self.file.write(lambda connection: groups.owed_groups(connection, now))
+
+    def group_sent(self, ids: Sequence[str]) -> None:
+        self.file.write(lambda connection: groups.group_sent(connection, ids))
+
+    def save_group(self, id: str, document: bytes, ttl: float | None) -> None:
+        row = (id, document, None if ttl is None else time.time() + ttl)
+        statement = "REPLACE INTO saved (id, document, expires) VALUES (?, ?, ?)"
+        self.file.write(lambda connection: connection.execute(statement, row))
+
+    def restore_group(self, id: str) -> bytes | None:
+        statement = "SELECT document FROM saved WHERE id = ? AND (expires IS NULL OR expires > ?)"
+        found = self.file.read(lambda connection: connection.execute(statement, (id, time.time())).fetchone())
+        return None if found is None else bytes(found[0])
+
+    def delete_group(self, id: str) -> None:
+        self.file.write(lambda connection: connection.execute("DELETE FROM saved WHERE id = ?", (id,)))
+
     def close(self) -> None:
         self.file.close()
 
 
-def store_records(connection: sqlite3.Connection, records: Iterable[Record], now: float) -> None:
-    """Keep the records, within the transaction that is open."""
+def store_records(
+    connection: sqlite3.Connection,
+    records: Sequence[Record],
+    now: float,
+    send: Callable[[Message], None] | None = None,
+) -> list[Message]:
+    """Keep the records, within the transaction that is open; for the answer see `groups.count`."""
     connection.executemany(
         _STORE,
         [
@@ -74,6 +113,8 @@ def store_records(connection: sqlite3.Connection, records: Iterable[Record], now
             for record in records
         ],
     )
+    parts = [record for record in records if record.part_of]
+    return groups.count(connection, parts, now, send) if parts else []
 
 
 def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Record]:

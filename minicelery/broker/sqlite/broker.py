@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minicelery.broker import LEASE, Backend, Leased
+from minicelery.broker.chords import Apart
 from minicelery.broker.sqlite.backend import SQLiteBackend, store_records
 from minicelery.broker.sqlite.file import File, Watch
 from minicelery.broker.sqlite.limits import SQLiteGates, SQLiteLimits
+from minicelery.broker.sqlite.rows import delivery_of, raw, row_of, rows_of
 from minicelery.broker.url import ServerURL
-from minicelery.exceptions import BrokerUnavailable, DecodeError, EncodeError, MiniCeleryError
-from minicelery.message import TURN_HEADER, DeadLetter, Delivery, Message, Outcome, Record, Verdict
-from minicelery.serialization import decode_json, encode_json
+from minicelery.exceptions import BrokerUnavailable, MiniCeleryError
+from minicelery.message import DeadLetter, Delivery, Message, Outcome, Record, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class SQLiteBroker:
         """See `Broker.publish`.  Waiting for another's lock is part of one attempt."""
         if not messages:
             return None
-        rows = _rows(messages)
+        rows = rows_of(messages)
         for message in messages:
             if message.unique is not None:
                 return self.file.write(lambda connection: _add_unique(connection, messages, rows), deadline)
@@ -153,7 +153,7 @@ class SQLiteBroker:
         )
         rows = self.file.read(lambda connection: connection.execute(statement, (queue, limit)).fetchall())
         return [
-            DeadLetter(reason, rejected, _raw(envelope, body), id, task)
+            DeadLetter(reason, rejected, raw(envelope, body), id, task)
             for reason, rejected, id, task, envelope, body in rows
         ]
 
@@ -190,7 +190,7 @@ class SQLiteConsumer(Leased):
         self._renew_at = 0.0
         self._watch = Watch(file)
         self._shared = isinstance(backend, SQLiteBackend) and backend.file.path == file.path
-        self._backend = backend
+        self._apart = Apart(backend) if backend is not None and not self._shared else None
         self._receipt = 0  # the last one given
 
     def swap(self, done: Sequence[Outcome], want: int, wait: float) -> list[Delivery]:
@@ -198,6 +198,8 @@ class SQLiteConsumer(Leased):
         if done:
             self._keep_elsewhere(done)
             fresh = self._turn(done, want)
+            if self._apart is not None:
+                self._apart.sent()
         else:
             fresh = self._turn((), want) if want > 0 and self._next_at() <= 0 else []
         if not fresh and want > 0 and wait > 0:
@@ -217,8 +219,8 @@ class SQLiteConsumer(Leased):
                 store_records(connection, records, now)
 
         self._file.write(work)
-        if records and self._backend is not None and not self._shared:
-            self._backend.store(records)
+        if records and self._apart is not None:
+            self._apart.backend.store(records)
 
     def adopt(self, name: str, started: Mapping[int, str] | None = None) -> list[Delivery]:
         now = time.time()
@@ -233,7 +235,7 @@ class SQLiteConsumer(Leased):
         rows = self._file.write(work)
         if rows:
             self._receipt = max(rows[-1][0], self._receipt)
-        return [_delivery(row) for row in rows]
+        return [delivery_of(row) for row in rows]
 
     def wake(self) -> None:
         self._watch.wake()
@@ -256,7 +258,7 @@ class SQLiteConsumer(Leased):
     def _turn(self, done: Sequence[Outcome], want: int) -> list[Delivery]:
         """Settle and fetch, in one transaction."""
         # Encoded before the file is locked, as deliveries are decoded after.
-        follow_ups = {o.delivery.receipt: _rows(o.publish) for o in done if o.publish}
+        follow_ups = {o.delivery.receipt: rows_of(o.publish) for o in done if o.publish}
         if want > 0:
             self._queues.rotate(-1)
 
@@ -268,16 +270,15 @@ class SQLiteConsumer(Leased):
                 return []
             return self._take(connection, want, now)
 
-        return [_delivery(row) for row in self._file.write(work)]
+        return [delivery_of(row) for row in self._file.write(work)]
 
     def _keep_elsewhere(self, done: Sequence[Outcome]) -> None:
         """Store the records of what is still held, where the results are not in this file."""
-        if self._shared or self._backend is None or not any(outcome.record for outcome in done):
+        if self._apart is None:
             return
         held = dict(self._file.read(lambda connection: connection.execute(_HELD, (self.name,)).fetchall()))
-        records = [o.record for o in done if o.record is not None and o.delivery.receipt in held]
-        if records:
-            self._backend.store(records)
+        if still := [outcome for outcome in done if outcome.delivery.receipt in held]:
+            self._apart.store(still)
 
     def _settle(
         self,
@@ -295,6 +296,8 @@ class SQLiteConsumer(Leased):
                 continue
             if outcome.record is not None:
                 records.append(outcome.record)
+            if outcome.more:
+                records += outcome.more
             if outcome.publish:
                 rows += follow_ups[delivery.receipt]
             if outcome.release or outcome.park is not None:
@@ -308,7 +311,7 @@ class SQLiteConsumer(Leased):
                 buried.append((outcome.reason or "rejected", now, id))
             drops.append((id,))
         if records and self._shared:
-            store_records(connection, records, now)
+            store_records(connection, records, now, lambda body: rows.append(row_of(body, now)))
         if rows:
             connection.executemany(_ADD, rows)
         if buried:
@@ -371,35 +374,6 @@ class SQLiteConsumer(Leased):
         return self._file.read(work)
 
 
-def _rows(messages: Iterable[Message]) -> list[tuple[Any, ...]]:
-    now = time.time()
-    rows = []
-    for message in messages:
-        due = message.due
-        rows.append(
-            (
-                _text(message.queue),
-                message.priority or 0,
-                due if due is not None and due > now else None,
-                _text(message.id),
-                _text(message.task),
-                encode_json(
-                    [
-                        message.headers,
-                        message.properties,
-                        message.content_type,
-                        message.content_encoding,
-                        message.exchange,
-                        message.routing_key,
-                        message.expires,
-                    ]
-                ),
-                message.body,
-            )
-        )
-    return rows
-
-
 def _add_unique(
     connection: sqlite3.Connection, messages: Sequence[Message], rows: Sequence[tuple[Any, ...]]
 ) -> dict[str, str] | None:
@@ -415,41 +389,6 @@ def _add_unique(
                 continue
         connection.execute(_ADD, row)
     return there or None
-
-
-def _text(value: str) -> str:
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise EncodeError(f"{value!r} can't be stored as UTF-8: {error}") from error
-    return value
-
-
-def _delivery(row: tuple[Any, ...]) -> Delivery:
-    receipt, queue, priority, id, task, envelope, body, deliveries, started, reason, turn, revoked = row
-    broken = None
-    try:
-        headers, properties, content_type, encoding, exchange, routing_key, expires = decode_json(envelope)
-        if type(headers) is not dict or type(properties) is not dict:
-            raise ValueError("headers and properties must be objects")
-    except (DecodeError, ValueError, TypeError) as error:
-        broken = f"the stored envelope can't be read: {error}"
-        headers, properties, exchange, routing_key, expires = {}, {}, "", "", None
-        content_type, encoding = "application/json", "utf-8"
-    if started or deliveries:
-        headers["redelivered"] = True
-    if turn is not None:
-        headers[TURN_HEADER] = turn
-    message = Message(
-        id, task, body, headers, queue, priority, content_type, encoding, exchange, routing_key, properties,
-        None, expires,
-    )  # fmt: skip
-    return Delivery(message, receipt, deliveries, bool(started), reason, bool(revoked), broken)
-
-
-def _raw(envelope: str, body: bytes) -> bytes:
-    return f'{{"envelope": {envelope}, "body": "{base64.b64encode(body).decode()}"}}'.encode()
 
 
 def _drop_expired(connection: sqlite3.Connection, now: float) -> None:

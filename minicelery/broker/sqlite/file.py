@@ -16,7 +16,7 @@ from minicelery.exceptions import ImproperlyConfigured, MiniCeleryError
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 TIMEOUT = 5.0
 """Seconds to wait for the file's write lock, all attempts together."""
@@ -89,7 +89,29 @@ CREATE TABLE places (
 CREATE TABLE uniques (key TEXT PRIMARY KEY, holder TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX unique_until ON uniques (until);
 """
-SCHEMAS = (SCHEMA, SCHEMA_2)
+# `owed` is when a body has to be sent by somebody who is not settling its last part.
+SCHEMA_3 = """
+CREATE TABLE chords (
+    id TEXT PRIMARY KEY,
+    members TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    done INTEGER NOT NULL DEFAULT 0,
+    passes INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    countdown REAL,
+    sent INTEGER NOT NULL DEFAULT 0,
+    owed REAL,
+    tries INTEGER NOT NULL DEFAULT 0,
+    claimed TEXT NOT NULL DEFAULT '',
+    expires REAL
+) WITHOUT ROWID;
+CREATE INDEX owed_chords ON chords (owed) WHERE owed IS NOT NULL;
+CREATE INDEX expiring_chords ON chords (expires) WHERE expires IS NOT NULL;
+CREATE TABLE ended (chord TEXT NOT NULL, member TEXT NOT NULL, PRIMARY KEY (chord, member)) WITHOUT ROWID;
+CREATE TABLE saved (id TEXT PRIMARY KEY, document BLOB NOT NULL, expires REAL) WITHOUT ROWID;
+"""
+SCHEMAS = (SCHEMA, SCHEMA_2, SCHEMA_3)
 """What makes tables of each version out of those of the one before."""
 
 _HINTS = (

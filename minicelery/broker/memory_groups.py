@@ -1,0 +1,93 @@
+"""Chords and saved groups in this process's memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from minicelery.broker.chords import as_copy, released, resend_after
+from minicelery.message import Group, Message, Record
+from minicelery.states import IGNORED, SUCCESS
+
+
+@dataclass(slots=True)
+class Counted:
+    """A group, and how far it is."""
+
+    group: Group
+    expires: float
+    ended: set[str] = field(default_factory=set)
+    sent: bool = False  # or about to be
+    owed_at: float | None = None
+    tries: int = 0
+
+
+class MemoryGroups:
+    """Every call is made under the store's lock."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, Counted] = {}
+        self.saved: dict[str, tuple[bytes, float]] = {}
+
+    def add(self, groups: Sequence[Group]) -> None:
+        """Open groups; one that is open already stays as it is."""
+        now = time.time()
+        for group in groups:
+            if group.id not in self.open:
+                until = float("inf") if group.ttl is None else now + group.ttl
+                self.open[group.id] = Counted(group, until, owed_at=group.deadline)
+
+    def count(self, record: Record, apart: bool = False) -> Message | None:
+        """Count the end of a part; the body where that is now to be sent.  `apart`: by somebody else."""
+        found = self.open.get(record.part_of)
+        if found is None:
+            return None
+        found.ended.add(record.id)
+        well = record.state in (SUCCESS, IGNORED)
+        if found.sent or (well and len(found.ended) < len(found.group.members)):
+            return None
+        found.sent = True
+        found.owed_at = time.time() + resend_after(0) if apart else None
+        body = released(found.group.body, found.group.countdown)
+        return as_copy(body) if apart else body
+
+    def load(self, id: str, copy: str) -> Group | None:
+        """The group; the first copy of its body that asks claims it."""
+        found = self.open.get(id)
+        if found is None:
+            return None
+        if copy:
+            found.group.claimed = found.group.claimed or copy
+            found.owed_at = None
+        return replace(found.group, members=list(found.group.members))
+
+    def join(self, id: str, member: str) -> bool:
+        """Have the body wait for one more; False where it is on its way."""
+        found = self.open.get(id)
+        if found is None or found.sent:
+            return False
+        if member not in found.group.members:
+            found.group.members.append(member)
+        return True
+
+    def owed(self, now: float) -> list[Message]:
+        """Bodies to be sent, as nobody has said that they are, or as their deadline has come."""
+        bodies = []
+        for id, found in list(self.open.items()):
+            if found.expires <= now:
+                del self.open[id]
+            elif found.owed_at is not None and found.owed_at <= now:
+                found.sent = True
+                found.owed_at = now + resend_after(found.tries)
+                found.tries += 1
+                bodies.append(as_copy(released(found.group.body, found.group.countdown)))
+        for id in [id for id, (_, expires) in self.saved.items() if expires <= now]:
+            del self.saved[id]
+        return bodies
+
+    def told(self, ids: Sequence[str]) -> None:
+        """The bodies of these are sent."""
+        for id in ids:
+            if (found := self.open.get(id)) is not None:
+                found.owed_at = None

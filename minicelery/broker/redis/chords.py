@@ -1,0 +1,202 @@
+"""Chords in Redis: a hash for each group, and a sorted set of the bodies that are owed.
+
+===============================  ======  ======================================================
+`minicelery.groups:<id>`         hash    ids (JSON list), size, passes, envelope, queue, step,
+                                         due (``""``, unix seconds, or ``+`` and seconds), until;
+                                         sent, tries and claimed once they are
+`minicelery.groups:<id>:ended`   set     ids of the parts that have ended
+`minicelery.groups`              zset    ids of groups: score unix seconds, when to send the body
+===============================  ======  ======================================================
+
+They are in the database of the results, and begin with its `global_keyprefix`.  A record of a
+part says so where others have their time to live: ``*ttl well base group`` and the part's id,
+`base` and `group` being the lengths of the zset's name and of the group's id, which follow.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from minicelery.broker.chords import MOST_RESEND, RESEND, as_copy
+from minicelery.broker.redis.envelope import decode, encode, step_of
+from minicelery.broker.redis.link import Script
+from minicelery.message import Group, Message, Record
+from minicelery.states import IGNORED, SUCCESS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# `bodies` are the keys of groups whose body is now to be sent.
+COUNT = """
+local bodies = {}
+local function ended(text)
+  local ttl, well, base, length = string.match(text, '^%*(%d*) (%d) (%d+) (%d+) ')
+  local from = #ttl + #well + #base + #length + 6
+  local owed = string.sub(text, from, from + base - 1)
+  local id = string.sub(text, from + base, from + base + length - 1)
+  local group = owed .. ':' .. id
+  local size = redis.call('HGET', group, 'size')
+  if not size then return ttl end
+  local parts = group .. ':ended'
+  if redis.call('SADD', parts, string.sub(text, from + base + length)) == 0 then return ttl end
+  local count = redis.call('SCARD', parts)
+  if count == 1 then
+    local left = redis.call('PTTL', group)
+    if left > 0 then redis.call('PEXPIRE', parts, left) end
+  end
+  if (well == '0' or count >= tonumber(size)) and redis.call('HSETNX', group, 'sent', '1') == 1 then
+    redis.call('ZREM', owed, id)
+    bodies[#bodies + 1] = {group, owed, id}
+  end
+  return ttl
+end
+local function due_of(text)
+  if string.sub(text, 1, 1) ~= '+' then return text end
+  local t = redis.call('TIME')
+  return string.format('%.6f', tonumber(t[1]) + tonumber(t[2]) / 1000000 + tonumber(string.sub(text, 2)))
+end
+"""
+
+# KEYS: the zset.  ARGV: for each group its id, milliseconds to live or nothing, deadline or nothing,
+# how many fields and values follow, and these.
+_OPEN = Script(
+    "",
+    """
+local at = 1
+while at < #ARGV do
+  local group, count = KEYS[1] .. ':' .. ARGV[at], tonumber(ARGV[at + 3])
+  if redis.call('EXISTS', group) == 0 then
+    redis.call('HSET', group, unpack(ARGV, at + 4, at + 3 + count))
+    if ARGV[at + 1] ~= '' then redis.call('PEXPIRE', group, ARGV[at + 1]) end
+    if ARGV[at + 2] ~= '' then redis.call('ZADD', KEYS[1], ARGV[at + 2], ARGV[at]) end
+  end
+  at = at + 4 + count
+end
+return 1
+""",
+)
+
+# KEYS: the zset.  ARGV: id, copy or nothing.
+_LOAD = Script(
+    "",
+    """
+local group = KEYS[1] .. ':' .. ARGV[1]
+if redis.call('EXISTS', group) == 0 then return nil end
+if ARGV[2] ~= '' then
+  redis.call('HSETNX', group, 'claimed', ARGV[2])
+  redis.call('ZREM', KEYS[1], ARGV[1])
+end
+return redis.call('HMGET', group, 'ids', 'passes', 'envelope', 'queue', 'claimed')
+""",
+)
+
+# KEYS: the zset.  ARGV: id, the part's id as JSON.
+_JOIN = Script(
+    "",
+    """
+local group = KEYS[1] .. ':' .. ARGV[1]
+local ids = redis.call('HGET', group, 'ids')
+if not ids or redis.call('HEXISTS', group, 'sent') == 1 then return 0 end
+if not string.find(ids, ARGV[2], 1, true) then
+  local comma = ids == '[]' and '' or ', '
+  redis.call('HSET', group, 'ids', string.sub(ids, 1, -2) .. comma .. ARGV[2] .. ']')
+  redis.call('HINCRBY', group, 'size', 1)
+end
+return 1
+""",
+)
+
+# KEYS: the zset.  ARGV: now, seconds to the next try, at most so many.
+_OWED = Script(
+    COUNT,
+    """
+local found = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, 100)) do
+  local group = KEYS[1] .. ':' .. id
+  local fields = redis.call('HMGET', group, 'envelope', 'queue', 'due')
+  if not fields[1] then
+    redis.call('ZREM', KEYS[1], id)
+  else
+    redis.call('HSET', group, 'sent', '1')
+    local tries = redis.call('HINCRBY', group, 'tries', 1)
+    local pause = math.min(tonumber(ARGV[3]), tonumber(ARGV[2]) * 2 ^ math.min(tries - 1, 20))
+    redis.call('ZADD', KEYS[1], tonumber(ARGV[1]) + pause, id)
+    found[#found + 1] = fields[1]
+    found[#found + 1] = fields[2]
+    found[#found + 1] = due_of(fields[3])
+  end
+end
+return found
+""",
+)
+
+
+def ended_text(record: Record, base: str, ttl: str) -> str:
+    """What stands for the time to live of a part's record."""
+    well = int(record.state in (SUCCESS, IGNORED))
+    group = record.part_of
+    lengths = f"{len(base.encode())} {len(group.encode())}"
+    return f"*{ttl} {well} {lengths} {base}{group}{record.id}"
+
+
+def bodies_of(answer: Sequence[Any]) -> list[Message]:
+    """The bodies that a script says are to be sent: envelope, queue and due of each."""
+    bodies = []
+    for at in range(0, len(answer), 3):
+        body = decode(answer[at], answer[at + 1].decode(), 0).message
+        body.due = float(answer[at + 2]) if answer[at + 2] else None
+        bodies.append(as_copy(body))
+    return bodies
+
+
+class Groups:
+    """The groups of one result store."""
+
+    def __init__(self, ask: Any, prefix: str) -> None:
+        self._ask = ask  # runs a script: keys, arguments
+        self.base = f"{prefix}minicelery.groups"
+
+    def open(self, groups: Sequence[Group]) -> None:
+        """See `CountingBackend.open_groups`."""
+        arguments: list[Any] = []
+        for group in groups:
+            body = group.body
+            due = "" if body.due is None else f"{body.due:.6f}"
+            fields = {
+                "ids": json.dumps(group.members), "size": len(group.members), "passes": int(group.passes),
+                "envelope": encode(body), "queue": body.queue, "step": step_of(body.priority),
+                "due": due if group.countdown is None else f"+{group.countdown:.6f}",
+            }  # fmt: skip
+            arguments += (
+                group.id,
+                "" if group.ttl is None else max(1, int(group.ttl * 1000)),
+                "" if group.deadline is None else f"{group.deadline:.6f}",
+                2 * len(fields),
+                *(text for pair in fields.items() for text in pair),
+            )
+        if arguments:
+            self._ask(_OPEN, [self.base], arguments)
+
+    def load(self, id: str, copy: str) -> Group | None:
+        """See `CountingBackend.load_group`."""
+        found = self._ask(_LOAD, [self.base], [id, copy])
+        if found is None:
+            return None
+        ids, passes, envelope, queue, claimed = found
+        body = decode(envelope, queue.decode(), 0).message
+        return Group(id, json.loads(ids), body, passes == b"1", claimed=(claimed or b"").decode())
+
+    def join(self, id: str, member: str) -> bool:
+        """See `CountingBackend.add_member`."""
+        return bool(self._ask(_JOIN, [self.base], [id, json.dumps(member)]))
+
+    def owed(self, now: float) -> list[Message]:
+        """See `CountingBackend.owed_groups`."""
+        return bodies_of(self._ask(_OWED, [self.base], [f"{now:.6f}", RESEND, MOST_RESEND]))
+
+
+def owe_at() -> str:
+    """When a body is sent again that is not known to be sent."""
+    return f"{time.time() + RESEND:.6f}"

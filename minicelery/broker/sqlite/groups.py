@@ -1,0 +1,131 @@
+"""Chords and saved groups in a database file, each call within the transaction that is open."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from minicelery.broker.chords import as_copy, resend_after
+from minicelery.broker.sqlite.rows import message_of, row_of
+from minicelery.message import Group, Message, Record
+from minicelery.serialization import decode_json, encode_json
+from minicelery.states import IGNORED, SUCCESS
+
+_OPEN = (
+    "INSERT OR IGNORE INTO chords (id, members, size, passes, body, payload, countdown, owed, expires)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_END = "INSERT OR IGNORE INTO ended (chord, member) SELECT id, ? FROM chords WHERE id = ?"
+# `?1` is whether the part has ended well: if not, nothing more is waited for.
+_RELEASE = (
+    "UPDATE chords SET sent = 1, owed = ?2 WHERE id = ?3 AND sent = 0"
+    " AND (NOT ?1 OR done >= size)"
+    " RETURNING body, payload, countdown"
+)
+_COUNT = "UPDATE chords SET done = done + 1 WHERE id = ?"
+_LATE = "SELECT id, tries, body, payload, countdown FROM chords WHERE owed <= ? ORDER BY owed LIMIT 100"
+_ANY_LATE = (
+    "SELECT 1 FROM chords WHERE owed <= :now UNION ALL SELECT 1 FROM chords WHERE expires <= :now"
+    " UNION ALL SELECT 1 FROM saved WHERE expires <= :now LIMIT 1"
+)
+_OWE = "UPDATE chords SET sent = 1, owed = ?, tries = tries + 1 WHERE id = ?"
+_CLAIM = "UPDATE chords SET claimed = ?1, owed = NULL WHERE id = ?2 AND claimed IN ('', ?1)"
+_JOIN = "UPDATE chords SET members = ?, size = ? WHERE id = ?"
+
+
+def open_groups(connection: sqlite3.Connection, groups: Iterable[Group]) -> None:
+    """See `CountingBackend`."""
+    now = time.time()
+    for group in groups:
+        *described, payload = row_of(group.body)
+        until = None if group.ttl is None else now + group.ttl
+        members = encode_json(group.members)
+        row = (group.id, members, len(group.members), group.passes, encode_json(described), payload,
+               group.countdown, group.deadline, until)  # fmt: skip
+        connection.execute(_OPEN, row)
+
+
+def count(
+    connection: sqlite3.Connection,
+    parts: Iterable[Record],
+    now: float,
+    send: Callable[[Message], None] | None,
+) -> list[Message]:
+    """Count ended parts; the bodies that are due are given to `send`, or else returned, and owed."""
+    bodies = []
+    for record in parts:
+        if connection.execute(_END, (record.id, record.part_of)).rowcount < 1:
+            continue
+        connection.execute(_COUNT, (record.part_of,))
+        well = record.state in (SUCCESS, IGNORED)
+        owed = None if send is not None else now + resend_after(0)
+        for described, payload, countdown in connection.execute(
+            _RELEASE, (well, owed, record.part_of)
+        ).fetchall():
+            body = _body(described, payload, countdown, now)
+            if send is not None:
+                send(body)
+            else:
+                bodies.append(as_copy(body))
+    return bodies
+
+
+def load_group(connection: sqlite3.Connection, id: str, copy: str) -> Group | None:
+    """See `CountingBackend`."""
+    if copy:
+        connection.execute(_CLAIM, (copy, id))
+    row = connection.execute(
+        "SELECT members, passes, body, payload, countdown, claimed FROM chords WHERE id = ?", (id,)
+    ).fetchone()
+    if row is None:
+        return None
+    members, passes, described, payload, countdown, claimed = row
+    body = _body(described, payload, None, 0.0)
+    return Group(id, decode_json(members), body, bool(passes), countdown, claimed=claimed)
+
+
+def add_member(connection: sqlite3.Connection, id: str, member: str) -> bool:
+    """See `CountingBackend`."""
+    row = connection.execute("SELECT members FROM chords WHERE id = ? AND sent = 0", (id,)).fetchone()
+    if row is None:
+        return False
+    members = decode_json(row[0])
+    if member not in members:
+        members.append(member)
+        connection.execute(_JOIN, (encode_json(members), len(members), id))
+    return True
+
+
+def has_late(connection: sqlite3.Connection, now: float) -> bool:
+    """Whether there is anything for `owed_groups` to do."""
+    return connection.execute(_ANY_LATE, {"now": now}).fetchone() is not None
+
+
+def owed_groups(connection: sqlite3.Connection, now: float) -> list[Message]:
+    """See `CountingBackend`; drops what has expired as well."""
+    _drop_expired(connection, now)
+    bodies = []
+    for id, tries, described, payload, countdown in connection.execute(_LATE, (now,)).fetchall():
+        connection.execute(_OWE, (now + resend_after(tries), id))
+        bodies.append(as_copy(_body(described, payload, countdown, now)))
+    return bodies
+
+
+def group_sent(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
+    """See `CountingBackend`."""
+    connection.executemany("UPDATE chords SET owed = NULL WHERE id = ? AND sent = 1", [(id,) for id in ids])
+
+
+def _drop_expired(connection: sqlite3.Connection, now: float) -> None:
+    gone = connection.execute("SELECT id FROM chords WHERE expires <= ? LIMIT 100", (now,)).fetchall()
+    connection.executemany("DELETE FROM ended WHERE chord = ?", gone)
+    connection.executemany("DELETE FROM chords WHERE id = ?", gone)
+    connection.execute("DELETE FROM saved WHERE expires <= ?", (now,))
+
+
+def _body(described: str, payload: bytes, countdown: float | None, now: float) -> Message:
+    queue, priority, due, id, task, envelope = decode_json(described)
+    body = message_of(queue, priority, id, task, envelope, payload)
+    body.due = due if countdown is None else now + countdown
+    return body

@@ -1,0 +1,81 @@
+"""The body of a chord before it runs: the results of the parts become its argument."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from minicelery import record, states
+from minicelery.exceptions import BackendError, BackendUnavailable, ChordError, MiniCeleryError
+from minicelery.message import BODY_HEADER, COPY_HEADER, Outcome, Record
+from minicelery.worker.call import Call
+
+if TYPE_CHECKING:
+    from minicelery.app import Celery
+    from minicelery.message import Group
+
+log = logging.getLogger("minicelery.worker.executor")
+
+AGAIN = 2.0
+"""Seconds after which a body looks again for results that can't be read now; with jitter."""
+
+
+class Bodies:
+    """Prepares the bodies of one app's chords."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    def prepare(self, call: Call) -> Outcome | ChordError | None:
+        """Put the results in front of the arguments; or the outcome without a run, or why it fails."""
+        message = call.delivery.message
+        id, copy = str(message.headers[BODY_HEADER]), str(message.headers.get(COPY_HEADER) or "")
+        backend: Any = self.app.backend
+        if not hasattr(backend, "load_group"):
+            return ChordError(f"this worker's result backend can't count chords: that of {id} is elsewhere")
+        try:
+            group: Group | None = backend.load_group(id, copy)
+            if group is None:
+                return ChordError(f"the group {id} is not known any more: see result_chord_expires")
+            if copy and group.claimed != copy:
+                log.info("Task %s[%s] was sent more than once: not run again", message.task, message.id)
+                return Outcome(call.delivery)
+            found = backend.load(group.members)
+        except (BackendUnavailable, BackendError) as error:
+            log.warning("Task %s[%s] waits for its parts' results: %s", message.task, message.id, error)
+            message.due = time.time() + AGAIN * random.uniform(0.5, 1.5)
+            message.exchange, message.routing_key = "", message.queue
+            return Outcome(call.delivery, publish=(message,))
+        try:
+            values = [self._value(*pair) for pair in zip(group.members, found, strict=True)]
+        except ChordError as error:
+            return self._failed(group, found) or error
+        if group.passes:
+            call.args.insert(0, values)
+        return None
+
+    def _value(self, id: str, found: Record | None) -> Any:
+        if found is None:
+            raise ChordError(f"Dependency {id} has not ended in time, or its result has expired")
+        try:
+            meta = record.read(found.document, self.app.conf)
+        except MiniCeleryError as error:
+            raise ChordError(f"Dependency {id}: its result can't be read: {error}") from error
+        state = meta["status"]
+        if state in states.PROPAGATE_STATES:
+            raise ChordError(f"Dependency {id} raised {meta['result']!r}")
+        if state not in (states.SUCCESS, states.IGNORED):
+            raise ChordError(f"Dependency {id} has not ended in time: it is {state}")
+        return None if state == states.IGNORED else meta["result"]
+
+    def _failed(self, group: Group, found: list[Record | None]) -> ChordError | None:
+        """Of a group that did not end well, the first part that has failed; not one that just is not done."""
+        for id, one in zip(group.members, found, strict=True):
+            try:
+                self._value(id, one)
+            except ChordError as error:
+                if " raised " in str(error):
+                    return error
+        return None
