@@ -30,6 +30,8 @@ COPY_HEADER = "x-minicelery-copy"
 """Header of a body that may have been sent more than once: what tells it from the other copies."""
 UNIQUE_HEADER = "x-minicelery-unique"
 """Header of a unique call: the key under which there is no other one of its task."""
+OWN_HEADERS = frozenset({TURN_HEADER, PART_HEADER, BODY_HEADER, COPY_HEADER, UNIQUE_HEADER})
+"""What a message carries for minicelery itself."""
 
 
 @dataclass(slots=True)

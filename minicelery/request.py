@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from minicelery._state import request_var
-from minicelery.message import TURN_HEADER, UNIQUE_HEADER, Message
+from minicelery.message import OWN_HEADERS, Message
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ _PROTOCOL_HEADERS = frozenset(
     "lang task id shadow eta expires group group_index retries timelimit root_id parent_id argsrepr "
     "kwargsrepr origin ignore_result replaced_task_nesting stamped_headers stamps compression "
     "redelivered x-delivery-count".split()
-) | {TURN_HEADER, UNIQUE_HEADER}
+) | OWN_HEADERS
 
 
 class Read(Generic[T]):

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from minicelery import announcing
-from minicelery.message import COUNT_HEADER, TURN_HEADER, UNIQUE_HEADER, Message, iso
+from minicelery.message import COUNT_HEADER, PART_HEADER, TURN_HEADER, UNIQUE_HEADER, Message, iso
 from minicelery.options import due_time
 from minicelery.request import Request
 from minicelery.routing.router import ADDRESS, Route
@@ -16,6 +16,7 @@ from minicelery.routing.router import ADDRESS, Route
 if TYPE_CHECKING:
     from minicelery.sending import Sender
 
+_KEPT = (UNIQUE_HEADER, PART_HEADER)
 _OF_THIS_ATTEMPT = frozenset({"redelivered", COUNT_HEADER, TURN_HEADER})
 
 
@@ -65,8 +66,8 @@ def retry_message(
         if "expires" not in overrides:
             fresh.headers["expires"], fresh.expires = old.headers.get("expires"), old.expires
         fresh.headers["origin"] = old.headers.get("origin")
-        if UNIQUE_HEADER in old.headers:
-            fresh.headers[UNIQUE_HEADER] = old.headers[UNIQUE_HEADER]
+        # Not that it is the body of a chord: the values are among its arguments now.
+        fresh.headers.update((name, old.headers[name]) for name in _KEPT if name in old.headers)
         message = fresh
     else:
         message = Message(

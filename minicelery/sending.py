@@ -12,6 +12,7 @@ from minicelery.canvas import Signature, links_for_body
 from minicelery.exceptions import EncodeError, ImproperlyConfigured, QueueNotFound
 from minicelery.limits import of_task
 from minicelery.message import (
+    PART_HEADER,
     HeadersTemplate,
     Message,
     Origin,
@@ -318,7 +319,8 @@ class Sender:
         """A signature that has an id as a message.
 
         `links` are the rest of its chain, the next one last; `origin` options that it has where it
-        has no own.  With `check` its arguments must fit, which those of a worker's follow-up need not.
+        has no own.  With `check`, which a worker's follow-up is without, its arguments must fit, and
+        it is not sent where it is unique and there already.
         """
         task = self.app.tasks.get(call.task)
         args: Sequence[Any] = tuple(call.args)
@@ -333,8 +335,8 @@ class Sender:
             options = {**options, "chain": links}
         defaults = self.defaults(task)
         message = self.message(call.task, args, kwargs, options, defaults, options["task_id"])
-        if defaults.unique is not None:
-            mark(message, defaults.unique, args, kwargs)
+        if check and defaults.unique is not None and links is None and PART_HEADER not in message.headers:
+            mark(message, defaults.unique, args, kwargs)  # nothing waits for this very call
         return message
 
     def message_with(

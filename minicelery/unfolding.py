@@ -65,9 +65,11 @@ class Canvas:
         work = Unfolded()
         self._unfold(steps, work, check=True)
         self._open(work)
-        if work.messages:
-            self.app._sender.publish(work.messages, given)
+        there = self._publish(work.messages, given)
         result = self.result_of(steps)
+        if there:
+            for call in result.leaves():
+                call.id = there.get(call.id, call.id)
         request = request_var.get()
         if add_to_parent and request is not None and request.id and request.task_object.trail:
             request.children.append(result)
@@ -213,6 +215,14 @@ class Canvas:
 
     # -- parts -----------------------------------------------------------------------------
 
+    def _publish(self, messages: list[Message], options: Mapping[str, Any]) -> Mapping[str, str] | None:
+        """Send them; the ids of unique calls that are there already, with those of the others."""
+        if not messages:
+            return None
+        sender = self.app._sender
+        unique = next((message.task for message in messages if message.unique is not None), None)
+        return sender.publish(messages, options, sender.defaults(self.app.tasks[unique]) if unique else None)
+
     def _open(self, work: Unfolded) -> None:
         if work.groups:
             backend = self.app.backend
@@ -324,4 +334,5 @@ def _counts_in(last: Signature[Any], group: str) -> None:
 
 
 def _named(backend: Any) -> str:
-    return getattr(backend, "url", "") or "no result_backend"
+    url: str = getattr(backend, "url", "disabled://")
+    return "no result_backend" if url == "disabled://" else url

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from minicelery.awaiting import in_thread
 from minicelery.canvas import stamping
 from minicelery.canvas.given import check_link
 from minicelery.canvas.parts import listed, read, read_body, texts, told_apart, without_repeats
-from minicelery.canvas.signatures import Signature, signature
+from minicelery.canvas.signatures import L, Signature, signature
 from minicelery.exceptions import ImproperlyConfigured
 from minicelery.message import new_id
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
     from minicelery.canvas.stamping import StampingVisitor
+    from minicelery.groups import GroupResult
 
+Tasks: TypeAlias = "Mapping[str, Any] | Iterable[Mapping[str, Any]]"
 TOO_DEEP = "is nested deeper than Python can follow; build it from left to right, a | b | c"
 
 
@@ -110,6 +112,10 @@ class Compound(Signature[Any]):
             return self.apply(args, kwargs, **options)
         return app._canvas.send(self, args or (), kwargs or {}, options)
 
+    def delay(self, *args: Any, **kwargs: Any) -> Any:
+        """Send it with these arguments."""
+        return self.apply_async(args, kwargs)
+
     def apply(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Any:
@@ -154,7 +160,7 @@ class chain(Compound):  # noqa: N801 - Celery's name
 
     NAME, KIND = "celery.chain", "chain"
 
-    def __new__(cls, *tasks: Any, app: Celery | None = None, **options: Any) -> chain:
+    def __new__(cls, *tasks: Tasks, app: Celery | None = None, **options: Any) -> chain:
         """What ``a | b | …`` is, which may be a chord, unless options are given or one signature."""
         from minicelery.canvas.joining import folded
 
@@ -168,7 +174,7 @@ class chain(Compound):  # noqa: N801 - Celery's name
             return cls.of(found.tasks)
         return found  # type: ignore[return-value]  # as in Celery
 
-    def __init__(self, *tasks: Any, app: Celery | None = None, **options: Any) -> None:
+    def __init__(self, *tasks: Tasks, app: Celery | None = None, **options: Any) -> None:
         """`__new__` has done it."""
 
     @classmethod
@@ -233,7 +239,7 @@ class group(Compound):  # noqa: N801 - Celery's name
 
     NAME, KIND = "celery.group", "group"
 
-    def __init__(self, *tasks: Any, app: Celery | None = None, **options: Any) -> None:
+    def __init__(self, *tasks: Tasks, app: Celery | None = None, **options: Any) -> None:
         super().__init__({"tasks": listed(tasks, "group")}, app, options)
 
     @property
@@ -254,8 +260,11 @@ class group(Compound):  # noqa: N801 - Celery's name
         for task in self.tasks:
             task.set_immutable(immutable)
 
-    def link(self, callback: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Call `callback`, without arguments, when the first member has ended; see `chord` for all."""
+    def link(self, callback: Mapping[str, Any]) -> Any:
+        """Call `callback`, without arguments, when the first member has ended; returns the copy it has.
+
+        What is called with all their results is the body of a `chord`.
+        """
         check_link(callback, "link", "a group")
         if not self.tasks:
             raise ImproperlyConfigured("link= of an empty group: it has no member that could be followed")
@@ -266,19 +275,24 @@ class group(Compound):  # noqa: N801 - Celery's name
         check_link(errback, "link_error", "a group")
         return tuple(task.link_error(signature(errback)) for task in self.tasks)
 
-    def apply_async(
+    def apply_async(  # type: ignore[override]  # several results, not one
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
-        """Send its members; their results, a GroupResult.  Options go to all of them."""
+    ) -> GroupResult:
+        """Send its members; their results.  Options go to all of them."""
         for option, instead in (
             ("link", "use a chord"),
             ("link_error", "give it to the members, link_error()"),
         ):
             if options.get(option) is not None:
                 raise TypeError(f"{option}= can't be given to a group: {instead}")
-        return super().apply_async(args, kwargs, **options)
+        found: GroupResult = super().apply_async(args, kwargs, **options)
+        return found
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
+    def delay(self, *args: Any, **kwargs: Any) -> GroupResult:  # type: ignore[override]  # as above
+        """Send its members with these arguments."""
+        return self.apply_async(args, kwargs)
+
+    def __call__(self, *args: Any, **options: Any) -> GroupResult:
         """Send its members with these arguments."""
         return self.apply_async(args, **options)
 
@@ -324,7 +338,7 @@ class chord(Compound):  # noqa: N801 - Celery's name
     NAME, KIND = "celery.chord", "chord"
 
     def __init__(
-        self, header: Any, body: Any = None, task: str = "celery.chord", args: Sequence[Any] | None = None,
+        self, header: Tasks, body: Mapping[str, Any] | None = None, task: str = "celery.chord", args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None, app: Celery | None = None, **options: Any,
     ) -> None:  # fmt: skip
         if isinstance(header, group) and not (header["options"] or header["args"]):
@@ -396,7 +410,7 @@ class chord(Compound):  # noqa: N801 - Celery's name
         for task in self.tasks:
             task.set_immutable(immutable)
 
-    def link(self, callback: Mapping[str, Any]) -> Mapping[str, Any]:
+    def link(self, callback: L) -> L:
         """Call `callback` with what the body returns; returns `callback`."""
         self.body.link(callback)
         return callback
@@ -443,7 +457,7 @@ class chord(Compound):  # noqa: N801 - Celery's name
         stamping.stamp_chord(self, visitor, append_stamps, headers)
         return self
 
-    def __call__(self, body: Any = None, **options: Any) -> Any:
+    def __call__(self, body: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Send it, with the body that it does not have yet."""
         whole = self if body is None else self.with_body(body)
         return whole.apply_async(**options)

@@ -36,6 +36,7 @@ else:
     R = TypeVar("R")
 
 V = TypeVar("V")
+L = TypeVar("L", bound=Mapping[str, Any])
 _KEPT = ("group_id", "stamped_headers")
 """Options that, once given, a call does not replace; nor does it what `stamped_headers` name."""
 
@@ -224,7 +225,7 @@ class Signature(dict[str, Any], Generic[R]):
         """Whether arguments of the call are left out."""
         self["immutable"] = immutable
 
-    def link(self, callback: Mapping[str, Any]) -> Mapping[str, Any]:
+    def link(self, callback: L) -> L:
         """Call `callback` with the result; returns `callback`."""
         return self._append("link", callback)
 
@@ -237,7 +238,7 @@ class Signature(dict[str, Any], Generic[R]):
         self.link_error(errback)
         return self
 
-    def _append(self, option: str, link: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _append(self, option: str, link: L) -> L:
         check_link(link, option, self["task"])
         self._check_cycle(link, option)
         links = as_list(self["options"].get(option))
@@ -246,7 +247,7 @@ class Signature(dict[str, Any], Generic[R]):
         self["options"][option] = links
         return link
 
-    def append_to_list_option(self, key: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
+    def append_to_list_option(self, key: str, value: L) -> L:
         """Add a signature to the list that the option `key` is; returns it."""
         return self._append(key, value)
 

@@ -69,7 +69,7 @@ def stamp_call(
 ) -> None:
     """Stamp one call and what it links to; in place."""
     stamp_links(call, visitor, append, above)
-    chosen = None if visitor is None else visitor.on_signature(call, **above)
+    chosen = _chosen(visitor, "on_signature", call, above)
     call["options"].update(_gathered(above, chosen, call, append))
 
 
@@ -85,7 +85,7 @@ def stamp_links(
             continue
         links = [signature(link) for link in as_list(options[option])]
         for link in links:
-            chosen = None if visitor is None else getattr(visitor, method)(link, **above)
+            chosen = _chosen(visitor, method, link, above)
             link.stamp(visitor, append, **_gathered(above, chosen, None, append))
         options[option] = links
 
@@ -94,7 +94,7 @@ def stamp_chain(
     whole: chain, visitor: StampingVisitor | None, append: bool, above: Mapping[str, Any]
 ) -> None:
     """Stamp the links of a chain; in place."""
-    chosen = None if visitor is None else visitor.on_chain_start(whole, **above)
+    chosen = _chosen(visitor, "on_chain_start", whole, above)
     stamps = _gathered(above, chosen, whole, append)
     stamp_links(whole, visitor, append, stamps)
     for task in whole.tasks:
@@ -107,7 +107,7 @@ def stamp_group(
     whole: group, visitor: StampingVisitor | None, append: bool, above: Mapping[str, Any]
 ) -> None:
     """Stamp the members of a group; in place."""
-    chosen = None if visitor is None else visitor.on_group_start(whole, **above)
+    chosen = _chosen(visitor, "on_group_start", whole, above)
     stamps = _gathered(above, chosen, whole, append)
     stamp_links(whole, visitor, append, stamps)
     for task in whole.tasks:
@@ -120,7 +120,7 @@ def stamp_chord(
     whole: chord, visitor: StampingVisitor | None, append: bool, above: Mapping[str, Any]
 ) -> None:
     """Stamp the parts of a chord and its body; in place."""
-    chosen = None if visitor is None else visitor.on_chord_header_start(whole, **above)
+    chosen = _chosen(visitor, "on_chord_header_start", whole, above)
     stamps = _gathered(above, chosen, whole, append)
     stamp_links(whole, visitor, append, stamps)
     for task in whole.tasks:
@@ -128,11 +128,33 @@ def stamp_chord(
     if visitor is not None:
         visitor.on_chord_header_end(whole, **stamps)
     if (body := whole["kwargs"]["body"]) is not None:
-        chosen = None if visitor is None else visitor.on_chord_body(whole, **stamps)
+        chosen = _chosen(visitor, "on_chord_body", whole, stamps)
         body.stamp(visitor, append, **_gathered(stamps, chosen, whole, append))
 
 
 # -- putting stamps together -----------------------------------------------------------------------
+
+
+def _chosen(
+    visitor: StampingVisitor | None, method: str, sig: Signature[Any], above: Mapping[str, Any]
+) -> Stamps | None:
+    """What a visitor returns for a signature.  Raises TypeError."""
+    if visitor is None:
+        return None
+    if isinstance(visitor, type) or not hasattr(visitor, method):
+        raise TypeError(
+            f"stamp(visitor={visitor!r:.80}): expected an object of a subclass of StampingVisitor"
+        )
+    found = getattr(visitor, method)(sig, **above)
+    if found is None:
+        return None
+    names = found.get(_NAMES, ()) if isinstance(found, Mapping) else None
+    if names is None or isinstance(names, str) or not all(isinstance(name, str) for name in (*found, *names)):
+        raise TypeError(
+            f"{type(visitor).__name__}.{method} returned {found!r:.80} for {sig.task}: expected a dict of stamps, "
+            f"whose {_NAMES} is a list of names, or None"
+        )
+    return dict(found)
 
 
 def _gathered(

@@ -67,6 +67,9 @@ def _steps(one: Signature[Any]) -> list[Step]:
         assert isinstance(one, chord)
         header = one.header
         found = _steps(header)
+        for part in (part for fork in found if isinstance(fork, Fork) for part in fork.parts):
+            if not isinstance(end := part[-1], Fork):
+                end["options"].pop("chord", None)  # where Celery has frozen the header, it is the body
         join(found, _steps(one.body))
         if own.get("task_id") and own["task_id"] == header.id:  # frozen: the body has an id of its own
             own = {name: value for name, value in own.items() if name != "task_id"}

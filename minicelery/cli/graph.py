@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 import sys
@@ -134,6 +135,12 @@ def _attribute(session: Session, module: str, path: str, call: str | None) -> Gr
             raise ui.CommandError(f"{module} has no {path!r}", hint=near, exit_code=ui.USAGE)
         found = getattr(found, name)
     if call:
+        if not inspect.isroutine(found):  # to call a signature is to send it
+            raise ui.CommandError(
+                f"{module}:{path} is no function but {found!r:.80}",
+                hint=f"without (): {module}:{path}",
+                exit_code=ui.USAGE,
+            )
         try:
             found = found()
         except Exception as failure:

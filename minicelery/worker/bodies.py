@@ -13,6 +13,8 @@ from minicelery.message import BODY_HEADER, COPY_HEADER, Outcome, Record
 from minicelery.worker.call import Call
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from minicelery.app import Celery
     from minicelery.message import Group
 
@@ -49,33 +51,39 @@ class Bodies:
             message.exchange, message.routing_key = "", message.queue
             return Outcome(call.delivery, publish=(message,))
         try:
-            values = [self._value(*pair) for pair in zip(group.members, found, strict=True)]
+            values = self._values(group.members, found)
         except ChordError as error:
-            return self._failed(group, found) or error
+            return error.with_traceback(None)  # where it was noticed tells nobody anything
         if group.passes:
             call.args.insert(0, values)
         return None
 
-    def _value(self, id: str, found: Record | None) -> Any:
-        if found is None:
-            raise ChordError(f"Dependency {id} has not ended in time, or its result has expired")
-        try:
-            meta = record.read(found.document, self.app.conf)
-        except MiniCeleryError as error:
-            raise ChordError(f"Dependency {id}: its result can't be read: {error}") from error
-        state = meta["status"]
-        if state in states.PROPAGATE_STATES:
-            raise ChordError(f"Dependency {id} raised {meta['result']!r}")
-        if state not in (states.SUCCESS, states.IGNORED):
-            raise ChordError(f"Dependency {id} has not ended in time: it is {state}")
-        return None if state == states.IGNORED else meta["result"]
+    def _values(self, ids: Sequence[str], found: Sequence[Record | None]) -> list[Any]:
+        """What the parts have returned, in order.
 
-    def _failed(self, group: Group, found: list[Record | None]) -> ChordError | None:
-        """Of a group that did not end well, the first part that has failed; not one that just is not done."""
-        for id, one in zip(group.members, found, strict=True):
-            try:
-                self._value(id, one)
-            except ChordError as error:
-                if " raised " in str(error):
-                    return error
-        return None
+        Raises ChordError naming the first part that has failed; where none has, the first that has not ended.
+        """
+        documents = [one.document for one in found if one is not None]
+        try:
+            metas = iter(record.read_all(documents, self.app.conf))
+        except MiniCeleryError as error:
+            raise ChordError(f"the result of a part can't be read: {error}") from error
+        values: list[Any] = []
+        missing = ""
+        for id, one in zip(ids, found, strict=True):
+            if one is None:
+                missing = missing or f"Dependency {id} has not ended in time, or its result has expired"
+                continue
+            meta = next(metas)
+            state = meta["status"]
+            if state == states.SUCCESS:
+                values.append(meta["result"])
+            elif state in states.PROPAGATE_STATES:
+                raise ChordError(f"Dependency {id} raised {meta['result']!r}")
+            elif state == states.IGNORED:
+                values.append(None)
+            else:
+                missing = missing or f"Dependency {id} has not ended in time: it is {state}"
+        if missing:
+            raise ChordError(missing)
+        return values

@@ -117,7 +117,7 @@ def test_what_is_nowhere_is_an_error_that_says_where_it_was_looked_for(shop: Pro
         ("tasks:flo", 2, "tasks has no 'flo'\nhint: did you mean 'flow'?"),
         ("tasks:add", 2, "tasks:add is no signature but <@task: tasks.add"),
         ("tasks:broken()", 1, "tasks:broken() has failed: OSError: no"),
-        ("tasks:flow()", 1, "tasks:flow() has failed: TypeError"),
+        ("tasks:add()", 2, "tasks:add is no function but <@task: tasks.add"),
         ("missing.json", 1, "can't read missing.json: No such file"),
     ],
 )
@@ -154,6 +154,13 @@ def test_a_document_that_is_no_signature_is_an_error_in_words(
     assert said in ran.err
     assert "Traceback" not in ran.err
     assert len(ran.err) < 400
+
+
+def test_a_signature_is_not_called_for_its_picture(shop: Project, run: Run) -> None:
+    ran = run("graph", "tasks:flow()")
+    assert (ran.code, ran.out) == (2, "")
+    assert "hint: without (): tasks:flow\n" in ran.err
+    with_records(shop, lambda app: app.broker.size("celery") == 0 or pytest.fail("it was sent"))
 
 
 def test_a_module_that_fails_says_how(project: Project, run: Run) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 from typing_extensions import assert_type
 
-from minicelery import Celery, Signature, Task, shared_task
+from minicelery import Celery, Signature, Task, chain, chord, group, shared_task, signature
+from minicelery.canvas import StampingVisitor
+from minicelery.groups import GroupResult
 from minicelery.request import Request
 from minicelery.result import AsyncResult, EagerResult
 
@@ -125,6 +127,44 @@ adding = app.register_task(Adding())
 assert_type(adding, Adding)
 assert_type(adding.delay(1, 2), AsyncResult[int])
 assert_type(app.register_task(Adding).delay(1, 2), AsyncResult[int])
+
+
+class Numbering(StampingVisitor):
+    """A visitor as users write it."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def on_signature(self, sig: Signature[Any], **headers: Any) -> dict[str, Any]:
+        self.seen += 1
+        return {"number": self.seen, "stamped_headers": ["number"]}
+
+    def on_group_start(self, group: group, **headers: Any) -> dict[str, Any]:
+        return {"members": len(group)}
+
+
+assert_type(add.s(1) | add.s(2), Signature[Any])
+assert_type(~add.s(1, 2), int)
+assert_type(add.s(1)(2), int)
+assert_type(add.s(1).on_error(greet.si("Ada")), Signature[int])
+assert_type(add.s(1).link(greet.si("Ada")), Signature[str])
+assert_type(add.s(1).replace(args=(3,)).stamp(Numbering(), order=5), Signature[int])
+assert_type(add.s(1).freeze("an-id"), AsyncResult[int])
+assert_type(add.s(1, 2).args, tuple[Any, ...])
+assert_type(add.s(1).id, "str | None")
+assert_type(signature("elsewhere", args=(1,), countdown=3), Signature[Any])
+assert_type(chain(add.s(1, 2), add.s(3), greet.s()), chain)
+chain([add.s(1, 2), add.s(3)]).apply_async(countdown=3).get()
+chain(add.s(i) for i in range(3)).link_error(greet.s())
+assert_type(group(add.s(i, i) for i in range(3)), group)
+assert_type(group([add.s(1, 2), fetch.s("url")], queue="sums")(), GroupResult)
+assert_type(group(add.s(1), add.s(2)).delay(3), GroupResult)
+assert_type(group(add.s(1), add.s(2)).skew(start=1, step=0.5).stamp(Numbering()), group)
+chord([add.s(1, 2), add.s(3, 4)])(greet.s()).get()
+chord(group(add.s(1, 2)), greet.s()).apply_async(task_id="an-id")
+chord((add.s(i, i) for i in range(3)), body=greet.s()).stamp(order=5)
+assert_type(add.chunks([(1, 2), (3, 4)], 2).group(), group)
+(add.starmap(zip(range(3), range(3), strict=True)) | greet.s()).delay()
 
 any_task: Task = add
 assert_type(app.send_task("elsewhere", (1,)), AsyncResult[Any])

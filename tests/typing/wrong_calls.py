@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minicelery import Celery, Task, shared_task
+from minicelery import Celery, Task, chain, chord, group, shared_task
 from minicelery.result import AsyncResult
 
 app = Celery("mistakes", broker="memory://")
@@ -64,6 +64,18 @@ add.max_retry  # wrong  # noqa: B018
 text: str = add.delay(1, 2).get()  # wrong
 texts: AsyncResult[str] = add.delay(1, 2)  # wrong
 more: AsyncResult[str] = add.s(1, 2).delay()  # wrong
+sum_as_text: str = ~add.s(1, 2)  # wrong
+add.s(1) | 5  # wrong
+add.s(1).link(add)  # wrong
+add.s(1).on_error("add")  # wrong
+add.s(1).stamp("order")  # wrong
+chain(add, add)  # wrong
+chain("add", "add")  # wrong
+group(add.s(1), None)  # wrong
+group(add)  # wrong
+chord([add.s(1, 2)], 5)  # wrong
+chord([add.s(1, 2)])("add")  # wrong
+add.chunks([(1, 2)], "2")  # wrong
 
 fetch.delay(5)  # wrong
 fetch.delay()  # wrong
