@@ -328,11 +328,17 @@ def check_limits(hard: Any, soft: Any, name: str) -> None:
         raise ValueError(f"{name}: soft_time_limit={soft:g} must not be greater than time_limit={hard:g}")
 
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
 def check_carried(name: str, what: str, values: Mapping[str, Any]) -> None:
     """Raises EncodeError for a value that a message header can't carry."""
     for key, value in values.items():
         if type(key) is not str:
             raise EncodeError(f"{what} {key!r:.80} of {name} has a name that is no text")
+        kind = type(value)
+        if kind in _PLAIN or (kind is list and _PLAIN.issuperset(map(type, value))):
+            continue
         try:
             json.dumps(value)
         except (TypeError, ValueError, RecursionError):
