@@ -21,7 +21,7 @@ class Goal:
 
 
 GOALS: dict[str, tuple[Goal, ...]] = {
-    "redis": (),
+    "redis": (Goal("group", 5, "celery"), Goal("group", 1), Goal("chord-gap", 0.05)),
     "rabbitmq": (
         Goal("drain", 8, "celery"),
         Goal("drain", 2, "dramatiq"),

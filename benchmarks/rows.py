@@ -35,8 +35,9 @@ SESSIONS: dict[str, Callable[[Turn, Sizes], Values]] = {
     "delayed": sessions.delayed,
     "cpu": sessions.cpu,
     "naps": sessions.naps,
+    "canvas": sessions.canvas,
 }
-MOST_ROUNDS = {"redis": {"delayed": 2, "naps": 2}, "rabbitmq": {"delayed": 1}}
+MOST_ROUNDS = {"redis": {"delayed": 2, "naps": 2, "canvas": 2}, "rabbitmq": {"delayed": 1}}
 """Sessions of which one turn takes many seconds and varies little."""
 
 
@@ -54,6 +55,9 @@ def _redis_rows(sizes: Sizes) -> tuple[Row, ...]:
         *_worker_rows("redis", "redis-server"),
         *_delay_rows(sizes),
         Row("naps", "naps", "8 naps of 1.5 s among 400 no-ops (ideal 6 s)", "s"),
+        Row("group", "canvas", f"group of {sizes.parts:,}: sent", "s"),
+        Row("chord", "canvas", f"chord of {sizes.parts:,}: sent, run, body called", "s"),
+        Row("chord-gap", "canvas", f"chord of {sizes.parts:,}: body begins after the last part", "ms"),
     )
 
 

@@ -27,9 +27,10 @@ class Sizes:
     delayed_tasks: int = 20_000
     due_tasks: int = 500
     spins: int = 1_000
+    parts: int = 10_000
 
 
-QUICK = Sizes(0.4, 0.4, 200, 2.0, 4_000, 200, 400)
+QUICK = Sizes(0.4, 0.4, 200, 2.0, 4_000, 200, 400, 1_000)
 
 
 def enqueue(turn: Turn, sizes: Sizes) -> Values:
@@ -111,6 +112,20 @@ def cpu(turn: Turn, sizes: Sizes) -> Values:
     """Share of two cores that 2 ms tasks get for themselves, in percent."""
     done, seconds = _drain_seconds(turn, [("spin", [0.002], sizes.spins)], results=REDIS)
     return {"cpu": 100 * done * 0.002 / (2 * seconds)}
+
+
+def canvas(turn: Turn, sizes: Sizes) -> Values:
+    """A group sent; and a chord: how soon after its last part the body begins, and when all is done."""
+    turn.servers.clear()
+    with turn.driver() as driver:
+        driver.ask("group", count=100)
+        values = {"group": float(driver.ask("group", count=sizes.parts)["seconds"])}
+    turn.servers.clear()
+    with turn.worker(prompt=True) as worker, turn.driver(prompt=True) as driver:
+        driver.ask("round_trips", count=100)
+        values |= {name: float(value) for name, value in driver.ask("chord", count=sizes.parts).items()}
+        worker.check_alive()
+    return values
 
 
 def naps(turn: Turn, sizes: Sizes) -> Values:

@@ -26,11 +26,15 @@ PART_HEADER = "x-minicelery-part"
 """Header of a part of a chord: the id of the group that its end counts in."""
 BODY_HEADER = "x-minicelery-body"
 """Header of a chord's body: the id of the group whose results it is called with."""
+LASTS_HEADER = "x-minicelery-lasts"
+"""Header of a chord's body: the seconds after which it expires, once it has been sent."""
 COPY_HEADER = "x-minicelery-copy"
 """Header of a body that may have been sent more than once: what tells it from the other copies."""
 UNIQUE_HEADER = "x-minicelery-unique"
 """Header of a unique call: the key under which there is no other one of its task."""
-OWN_HEADERS = frozenset({TURN_HEADER, PART_HEADER, BODY_HEADER, COPY_HEADER, UNIQUE_HEADER})
+OWN_HEADERS = frozenset(
+    {TURN_HEADER, PART_HEADER, BODY_HEADER, LASTS_HEADER, COPY_HEADER, UNIQUE_HEADER}
+)
 """What a message carries for minicelery itself."""
 
 
@@ -106,6 +110,7 @@ class Group:
     ttl: float | None = 86400.0  # seconds; None = for ever
     deadline: float | None = None  # unix seconds, after which the body is sent all the same
     claimed: str = ""  # by which copy of the body, where it may have been sent more than once
+    sent: float | None = None  # unix seconds; when the body was
 
 
 @dataclass(slots=True)

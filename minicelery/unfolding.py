@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from minicelery import announcing
@@ -13,7 +14,7 @@ from minicelery.canvas import Signature, as_list, chain, chord, group, signature
 from minicelery.canvas.steps import Fork, Step, accumulate, begin_with, carried, join, steps_of
 from minicelery.exceptions import BackendUnavailable, Ignore, ImproperlyConfigured, OperationalError
 from minicelery.groups import EagerGroupResult, GroupResult
-from minicelery.message import BODY_HEADER, PART_HEADER, Group, Message, new_id
+from minicelery.message import BODY_HEADER, LASTS_HEADER, PART_HEADER, Group, Message, new_id
 from minicelery.options import check_call
 from minicelery.result import AsyncResult
 
@@ -269,7 +270,11 @@ class Canvas:
         assert not isinstance(body, Fork)
         options = body.options
         countdown = options.pop("countdown", None)
-        options["headers"] = {**(options.get("headers") or {}), BODY_HEADER: id}
+        headers = {**(options.get("headers") or {}), BODY_HEADER: id}
+        if isinstance(lasts := options.get("expires"), (int, float, timedelta)):
+            del options["expires"]  # not counted from now
+            headers[LASTS_HEADER] = lasts.total_seconds() if isinstance(lasts, timedelta) else lasts
+        options["headers"] = headers
         links = [*(left or ()), *reversed(carried(rest[1:]))] if rest[1:] or left is not None else None
         message = self._packed(self.app._sender.message_of(body, links, origin, False))
         (message, *_) = self.app._sender.expand([message])

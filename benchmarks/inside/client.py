@@ -34,6 +34,14 @@ class Client:
         """Send many tasks; what `get` takes for each."""
         return [self.send(task, *args) for task, args in calls]
 
+    def send_group(self, count: int) -> Any:
+        """Send a group of so many no-ops."""
+        raise NotImplementedError
+
+    def chord(self, count: int) -> Any:
+        """Send a chord of so many moments, whose body is `since_last`; return what `get` takes."""
+        raise NotImplementedError
+
     def send_later(self, delay: float, task: str, *args: Any) -> Any:
         """Send one task to run in `delay` seconds."""
         raise NotImplementedError

@@ -76,9 +76,22 @@ def due(count: int, first: float, last: float) -> dict[str, Any]:
     return {"lateness": [client.get(handle, 30) for handle in handles]}
 
 
+def group(count: int) -> dict[str, Any]:
+    start = time.perf_counter()
+    client.send_group(count)
+    return {"seconds": time.perf_counter() - start}
+
+
+def chord(count: int) -> dict[str, Any]:
+    """`chord`: seconds until the body has returned; `chord-gap`: from the last part to its begin."""
+    start = time.perf_counter()
+    gap = client.get(client.chord(count), 100)
+    return {"chord": time.perf_counter() - start, "chord-gap": gap}
+
+
 COMMANDS = {
     function.__name__: function
-    for function in (enqueue, fill, keep, collect, round_trips, one_trip, later, due)
+    for function in (enqueue, fill, keep, collect, round_trips, one_trip, later, due, group, chord)
 }
 
 

@@ -29,6 +29,19 @@ def nap(seconds: float) -> int:
     return 1
 
 
+def moment() -> float:
+    """When it ran."""
+    count()
+    return time.time()
+
+
+def since_last(moments: list[float]) -> float:
+    """Seconds since the last of `moments`."""
+    gap = time.time() - max(moments)
+    count()
+    return gap
+
+
 def late(due: float) -> float:
     """Seconds since `due`."""
     lateness = time.time() - due

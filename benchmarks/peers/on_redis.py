@@ -57,7 +57,7 @@ PEERS = (
         drain_tasks=30_000,
         unsettled=_minicelery_unsettled,
         stored=lambda ask: int(ask("DBSIZE")),
-        sessions=_EVERYTHING,
+        sessions=_EVERYTHING | {"canvas"},
     ),
     Peer(
         name="celery",
@@ -68,7 +68,7 @@ PEERS = (
         drain_tasks=4_000,
         unsettled=lambda ask: int(ask("LLEN", "celery") + ask("HLEN", "unacked")),
         stored=lambda ask: int(ask("DBSIZE")),
-        sessions=_EVERYTHING,
+        sessions=_EVERYTHING | {"canvas"},
     ),
     Peer(
         name="huey",

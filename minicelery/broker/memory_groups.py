@@ -18,7 +18,6 @@ class Counted:
     group: Group
     expires: float
     ended: set[str] = field(default_factory=set)
-    sent: bool = False  # or about to be
     owed_at: float | None = None
     tries: int = 0
 
@@ -45,9 +44,9 @@ class MemoryGroups:
             return None
         found.ended.add(record.id)
         well = record.state in (SUCCESS, IGNORED)
-        if found.sent or (well and len(found.ended) < len(found.group.members)):
+        if found.group.sent or (well and len(found.ended) < len(found.group.members)):
             return None
-        found.sent = True
+        found.group.sent = time.time()
         found.owed_at = time.time() + resend_after(0) if apart else None
         body = released(found.group.body, found.group.countdown)
         return as_copy(body) if apart else body
@@ -65,7 +64,7 @@ class MemoryGroups:
     def join(self, id: str, member: str) -> bool:
         """Have the body wait for one more; False where it is on its way."""
         found = self.open.get(id)
-        if found is None or found.sent:
+        if found is None or found.group.sent:
             return False
         if member not in found.group.members:
             found.group.members.append(member)
@@ -78,7 +77,7 @@ class MemoryGroups:
             if found.expires <= now:
                 del self.open[id]
             elif found.owed_at is not None and found.owed_at <= now:
-                found.sent = True
+                found.group.sent = found.group.sent or now
                 found.owed_at = now + resend_after(found.tries)
                 found.tries += 1
                 bodies.append(as_copy(released(found.group.body, found.group.countdown)))

@@ -8,8 +8,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from minicelery import record, states
-from minicelery.exceptions import BackendError, BackendUnavailable, ChordError, MiniCeleryError
-from minicelery.message import BODY_HEADER, COPY_HEADER, Outcome, Record
+from minicelery.exceptions import (
+    BackendError,
+    BackendUnavailable,
+    ChordError,
+    MiniCeleryError,
+    TaskRevokedError,
+)
+from minicelery.message import BODY_HEADER, COPY_HEADER, LASTS_HEADER, Outcome, Record
 from minicelery.worker.call import Call
 
 if TYPE_CHECKING:
@@ -30,8 +36,8 @@ class Bodies:
     def __init__(self, app: Celery) -> None:
         self.app = app
 
-    def prepare(self, call: Call) -> Outcome | ChordError | None:
-        """Put the results in front of the arguments; or the outcome without a run, or why it fails."""
+    def prepare(self, call: Call) -> Outcome | ChordError | TaskRevokedError | None:
+        """Put the results in front of the arguments; or the outcome without a run, or why there is none."""
         message = call.delivery.message
         id, copy = str(message.headers[BODY_HEADER]), str(message.headers.get(COPY_HEADER) or "")
         backend: Any = self.app.backend
@@ -44,6 +50,9 @@ class Bodies:
             if copy and group.claimed != copy:
                 log.info("Task %s[%s] was sent more than once: not run again", message.task, message.id)
                 return Outcome(call.delivery)
+            lasts = message.headers.get(LASTS_HEADER)
+            if isinstance(lasts, (int, float)) and group.sent and time.time() > group.sent + lasts:
+                return TaskRevokedError("expired")
             found = backend.load(group.members)
         except (BackendUnavailable, BackendError) as error:
             log.warning("Task %s[%s] waits for its parts' results: %s", message.task, message.id, error)

@@ -22,6 +22,7 @@ from minicelery.exceptions import (
     Reject,
     Retry,
     TaskPredicate,
+    TaskRevokedError,
 )
 from minicelery.message import (
     BODY_HEADER,
@@ -173,7 +174,10 @@ class Executor(Endings):
                     headers["eta"] = iso(due)  # the broker knows no zone to read a naive time in
                     return Outcome(delivery, publish=(message,))
             if BODY_HEADER in headers and (found := self.bodies.prepare(call)) is not None:
-                return found if isinstance(found, Outcome) else self._failure(call, found)
+                if isinstance(found, Outcome):
+                    return found
+                expired = isinstance(found, TaskRevokedError)
+                return self.revoke(call, "expired") if expired else self._failure(call, found)
             if plan.limits is not None and self.admission is not None:
                 if (outcome := self.admission.admit(call)) is not None:
                     return outcome

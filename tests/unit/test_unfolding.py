@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,8 +86,10 @@ def test_six_nested_chords_of_ten_cost_less_than_twice_their_leaves(work: Work) 
         return chord([*leaves, nested(depth - 1) if depth > 1 else work.add.s(1)], work.total.s())
 
     def in_bodies(depth: int) -> Any:
-        header = group(work.say.s(n) for n in range(10))
-        return header | in_bodies(depth - 1) if depth > 1 else chord(header, work.say.s())
+        header = group(one.s(n) for n in range(10))
+        return header | in_bodies(depth - 1) if depth > 1 else chord(header, work.total.s())
+
+    one = work.app.task(lambda *args: 1, name="one")
 
     for whole in (nested(6), in_bodies(6)):
         work.seen.clear()
@@ -404,3 +407,18 @@ def test_forged_headers_hurt_nobody(work: Work, caplog: pytest.LogCaptureFixture
         consumer.swap([outcome], 0, 0.0)
         consumer.close()
         assert work.app.AsyncResult(result.id).state == ("FAILURE" if BODY_HEADER in headers else "SUCCESS")
+
+
+def test_a_body_expires_some_time_after_it_was_sent(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = chord([work.add.s(1)], work.say.s().set(expires=60))()
+    again = chord([work.add.s(1)], work.say.s().set(expires=60))()
+    backend = work.app.backend
+    load = backend.load_group
+
+    def late(id: str, copy: str = "") -> Any:
+        found = load(id, copy)
+        return replace(found, sent=found.sent - 61) if found.body.id == again.id else found
+
+    monkeypatch.setattr(backend, "load_group", late)
+    work.run()
+    assert (result.state, again.state) == ("SUCCESS", "REVOKED")

@@ -6,7 +6,7 @@ from typing import Any
 
 import client
 import work
-from celery import Celery
+from celery import Celery, chord, group
 from celery.result import ResultSet
 
 app = Celery("tasks", broker=client.BROKER_URL, backend=client.RESULTS_URL or None)
@@ -15,7 +15,7 @@ if client.CONFIRM is not None:
     app.conf.broker_transport_options = {"confirm_publish": client.CONFIRM}
 tasks = {
     function.__name__: app.task(function, name=function.__name__, ignore_result=not client.RESULTS_URL)
-    for function in (work.noop, work.spin, work.nap, work.late)
+    for function in (work.noop, work.spin, work.nap, work.late, work.moment, work.since_last)
 }
 
 
@@ -30,6 +30,12 @@ class Client(client.Client):
 
     def send_later(self, delay: float, task: str, *args: Any) -> Any:
         return tasks[task].apply_async(args, countdown=delay)
+
+    def send_group(self, count: int) -> Any:
+        return group(tasks["noop"].s() for _ in range(count)).apply_async()
+
+    def chord(self, count: int) -> Any:
+        return chord([tasks["moment"].s() for _ in range(count)], tasks["since_last"].s()).apply_async()
 
     def get(self, handle: Any, timeout: float) -> Any:
         return handle.get(timeout=timeout)

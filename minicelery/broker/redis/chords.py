@@ -3,7 +3,7 @@
 ===============================  ======  ======================================================
 `minicelery.groups:<id>`         hash    ids (JSON list), size, passes, envelope, queue, step,
                                          due (``""``, unix seconds, or ``+`` and seconds), until;
-                                         sent, tries and claimed once they are
+                                         sent (when), tries and claimed once they are
 `minicelery.groups:<id>:ended`   set     ids of the parts that have ended
 `minicelery.groups`              zset    ids of groups: score unix seconds, when to send the body
 ===============================  ======  ======================================================
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 # `bodies` are the keys of groups whose body is now to be sent.
 COUNT = """
 local bodies = {}
+local function seconds(more)
+  local t = redis.call('TIME')
+  return string.format('%.6f', tonumber(t[1]) + tonumber(t[2]) / 1000000 + (more or 0))
+end
 local function ended(text)
   local ttl, well, base, length = string.match(text, '^%*(%d*) (%d) (%d+) (%d+) ')
   local from = #ttl + #well + #base + #length + 6
@@ -46,7 +50,7 @@ local function ended(text)
     local left = redis.call('PTTL', group)
     if left > 0 then redis.call('PEXPIRE', parts, left) end
   end
-  if (well == '0' or count >= tonumber(size)) and redis.call('HSETNX', group, 'sent', '1') == 1 then
+  if (well == '0' or count >= tonumber(size)) and redis.call('HSETNX', group, 'sent', seconds()) == 1 then
     redis.call('ZREM', owed, id)
     bodies[#bodies + 1] = {group, owed, id}
   end
@@ -54,8 +58,7 @@ local function ended(text)
 end
 local function due_of(text)
   if string.sub(text, 1, 1) ~= '+' then return text end
-  local t = redis.call('TIME')
-  return string.format('%.6f', tonumber(t[1]) + tonumber(t[2]) / 1000000 + tonumber(string.sub(text, 2)))
+  return seconds(tonumber(string.sub(text, 2)))
 end
 """
 
@@ -88,7 +91,7 @@ if ARGV[2] ~= '' then
   redis.call('HSETNX', group, 'claimed', ARGV[2])
   redis.call('ZREM', KEYS[1], ARGV[1])
 end
-return redis.call('HMGET', group, 'ids', 'passes', 'envelope', 'queue', 'claimed')
+return redis.call('HMGET', group, 'ids', 'passes', 'envelope', 'queue', 'claimed', 'sent')
 """,
 )
 
@@ -119,7 +122,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT
   if not fields[1] then
     redis.call('ZREM', KEYS[1], id)
   else
-    redis.call('HSET', group, 'sent', '1')
+    redis.call('HSETNX', group, 'sent', seconds())
     local tries = redis.call('HINCRBY', group, 'tries', 1)
     local pause = math.min(tonumber(ARGV[3]), tonumber(ARGV[2]) * 2 ^ math.min(tries - 1, 20))
     redis.call('ZADD', KEYS[1], tonumber(ARGV[1]) + pause, id)
@@ -184,9 +187,12 @@ class Groups:
         found = self._ask(_LOAD, [self.base], [id, copy])
         if found is None:
             return None
-        ids, passes, envelope, queue, claimed = found
+        ids, passes, envelope, queue, claimed, sent = found
         body = decode(envelope, queue.decode(), 0).message
-        return Group(id, json.loads(ids), body, passes == b"1", claimed=(claimed or b"").decode())
+        return Group(
+            id, json.loads(ids), body, passes == b"1", claimed=(claimed or b"").decode(),
+            sent=None if sent is None else float(sent),
+        )  # fmt: skip
 
     def join(self, id: str, member: str) -> bool:
         """See `CountingBackend.add_member`."""

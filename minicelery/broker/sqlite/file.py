@@ -100,7 +100,7 @@ CREATE TABLE chords (
     body TEXT NOT NULL,
     payload BLOB NOT NULL,
     countdown REAL,
-    sent INTEGER NOT NULL DEFAULT 0,
+    sent REAL,
     owed REAL,
     tries INTEGER NOT NULL DEFAULT 0,
     claimed TEXT NOT NULL DEFAULT '',

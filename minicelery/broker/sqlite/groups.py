@@ -19,7 +19,7 @@ _OPEN = (
 _END = "INSERT OR IGNORE INTO ended (chord, member) SELECT id, ? FROM chords WHERE id = ?"
 # `?1` is whether the part has ended well: if not, nothing more is waited for.
 _RELEASE = (
-    "UPDATE chords SET sent = 1, owed = ?2 WHERE id = ?3 AND sent = 0"
+    "UPDATE chords SET sent = ?4, owed = ?2 WHERE id = ?3 AND sent IS NULL"
     " AND (NOT ?1 OR done >= size)"
     " RETURNING body, payload, countdown"
 )
@@ -29,7 +29,7 @@ _ANY_LATE = (
     "SELECT 1 FROM chords WHERE owed <= :now UNION ALL SELECT 1 FROM chords WHERE expires <= :now"
     " UNION ALL SELECT 1 FROM saved WHERE expires <= :now LIMIT 1"
 )
-_OWE = "UPDATE chords SET sent = 1, owed = ?, tries = tries + 1 WHERE id = ?"
+_OWE = "UPDATE chords SET sent = coalesce(sent, ?), owed = ?, tries = tries + 1 WHERE id = ?"
 _CLAIM = "UPDATE chords SET claimed = ?1, owed = NULL WHERE id = ?2 AND claimed IN ('', ?1)"
 _JOIN = "UPDATE chords SET members = ?, size = ? WHERE id = ?"
 
@@ -61,7 +61,7 @@ def count(
         well = record.state in (SUCCESS, IGNORED)
         owed = None if send is not None else now + resend_after(0)
         for described, payload, countdown in connection.execute(
-            _RELEASE, (well, owed, record.part_of)
+            _RELEASE, (well, owed, record.part_of, now)
         ).fetchall():
             body = _body(described, payload, countdown, now)
             if send is not None:
@@ -76,18 +76,18 @@ def load_group(connection: sqlite3.Connection, id: str, copy: str) -> Group | No
     if copy:
         connection.execute(_CLAIM, (copy, id))
     row = connection.execute(
-        "SELECT members, passes, body, payload, countdown, claimed FROM chords WHERE id = ?", (id,)
+        "SELECT members, passes, body, payload, countdown, claimed, sent FROM chords WHERE id = ?", (id,)
     ).fetchone()
     if row is None:
         return None
-    members, passes, described, payload, countdown, claimed = row
+    members, passes, described, payload, countdown, claimed, sent = row
     body = _body(described, payload, None, 0.0)
-    return Group(id, decode_json(members), body, bool(passes), countdown, claimed=claimed)
+    return Group(id, decode_json(members), body, bool(passes), countdown, claimed=claimed, sent=sent)
 
 
 def add_member(connection: sqlite3.Connection, id: str, member: str) -> bool:
     """See `CountingBackend`."""
-    row = connection.execute("SELECT members FROM chords WHERE id = ? AND sent = 0", (id,)).fetchone()
+    row = connection.execute("SELECT members FROM chords WHERE id = ? AND sent IS NULL", (id,)).fetchone()
     if row is None:
         return False
     members = decode_json(row[0])
@@ -107,14 +107,16 @@ def owed_groups(connection: sqlite3.Connection, now: float) -> list[Message]:
     _drop_expired(connection, now)
     bodies = []
     for id, tries, described, payload, countdown in connection.execute(_LATE, (now,)).fetchall():
-        connection.execute(_OWE, (now + resend_after(tries), id))
+        connection.execute(_OWE, (now, now + resend_after(tries), id))
         bodies.append(as_copy(_body(described, payload, countdown, now)))
     return bodies
 
 
 def group_sent(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
     """See `CountingBackend`."""
-    connection.executemany("UPDATE chords SET owed = NULL WHERE id = ? AND sent = 1", [(id,) for id in ids])
+    connection.executemany(
+        "UPDATE chords SET owed = NULL WHERE id = ? AND sent IS NOT NULL", [(id,) for id in ids]
+    )
 
 
 def _drop_expired(connection: sqlite3.Connection, now: float) -> None:
