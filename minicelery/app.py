@@ -17,6 +17,7 @@ from minicelery.annotations import annotate
 from minicelery.attributes import warn_of_addresses
 from minicelery.canvas.each import BUILT_IN
 from minicelery.control import Control
+from minicelery.groups import GroupResult, ResultSet
 from minicelery.message import Message, Origin
 from minicelery.modules import calling_directory, django_packages, import_related
 from minicelery.options import check_arguments_shape, check_call
@@ -328,6 +329,16 @@ class Celery(Servers):
     def AsyncResult(self, id: str, **kwargs: Any) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
         """The result of the task call with that id."""
         return AsyncResult(id, app=self, **kwargs)
+
+    @functools.cached_property
+    def ResultSet(self) -> type[ResultSet]:  # noqa: N802
+        """Results of several calls of this app: a class."""
+        return type("ResultSet", (ResultSet,), {"_app": self})
+
+    @functools.cached_property
+    def GroupResult(self) -> type[GroupResult]:  # noqa: N802
+        """Results of a group of this app: a class; `app.GroupResult.restore(id)` has what was saved."""
+        return type("GroupResult", (GroupResult,), {"_app": self})
 
     def signature(self, *args: Any, **kwargs: Any) -> Signature:
         """A signature bound to this app."""

@@ -11,15 +11,16 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from minicelery import record, states
 from minicelery.awaiting import in_thread
 from minicelery.broker import Backend
 from minicelery.broker.listening import open_listener
 from minicelery.exceptions import BackendUnavailable, TimeoutError
+from minicelery.lineage import read_all
 from minicelery.message import Record
 
 if TYPE_CHECKING:
@@ -50,86 +51,128 @@ os.register_at_fork(after_in_child=_begin_anew)
 
 
 class Documents:
-    """The documents of a result, one after the other, for one coroutine: ``async with``."""
+    """The documents of results, one after the other, for one coroutine: ``async with``.
 
-    __slots__ = ("_end", "_hearing", "_interval", "_late", "_loop", "_result")
+    They end with the final one of the last result.
+    """
+
+    __slots__ = ("_end", "_hearings", "_inbox", "_interval", "_late", "_loop", "_pending")
 
     def __init__(
-        self, result: AsyncResult[Any], timeout: float | None, interval: float | None = None
-    ) -> None:
-        self._result = result
+        self, results: Sequence[AsyncResult[Any]], timeout: float | None, late: str,
+        interval: float | None = None,
+    ) -> None:  # fmt: skip
         self._loop = asyncio.get_running_loop()
         self._end = None if timeout is None else self._loop.time() + max(0.0, timeout)
-        self._late = f"task {result.id} was not done within {timeout or 0:g} s"
+        self._late = late
         self._interval = interval
-        self._hearing: Hearing | None = None
+        self._pending: dict[str, list[AsyncResult[Any]]] = {}
+        for result in results:
+            if result._final is None and not result._ignored:
+                self._pending.setdefault(result.id, []).append(result)
+        self._inbox = Inbox(self._loop, len(self._pending))
+        self._hearings: list[Hearing] | None = None
 
     async def __aenter__(self) -> Documents:
-        result, app = self._result, self._result.app
-        if self._end is not None and self._end <= self._loop.time():
+        if not self._pending or (self._end is not None and self._end <= self._loop.time()):
             return self
+        result = self._any()
+        app = result.app
         backend: Any = result._backend or app._backend or await in_thread(app, lambda: result.backend)
-        self._hearing = await hear(app, backend, result.id, partial(record.read, conf=app.conf))
+        decode = partial(record.read, conf=app.conf)
+        self._hearings = await hear(app, backend, list(self._pending), decode, self._inbox)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._hearing is not None:
-            self._hearing.close()
+    def _any(self) -> AsyncResult[Any]:
+        return next(iter(self._pending.values()))[0]
 
-    async def next(self) -> Meta | None:
-        """The next one, which the result keeps if it is final; None after each `interval` seconds.
+    async def __aexit__(self, *_: object) -> None:
+        if self._hearings:
+            self._hearings[0].watcher.leave(self._hearings)
+
+    async def next(self) -> tuple[Meta | None, list[AsyncResult[Any]]]:
+        """The next one, and the results that are final with it; None after each `interval` seconds.
 
         Raises TimeoutError when the time is over.
         """
         end = self._end
-        if self._hearing is None:  # there is no time to wait
-            found: Meta | None = await in_thread(self._result.app, self._result._meta)
-            if self._result._final is None:
+        if self._hearings is None:  # there is no time to wait
+            calls = [call for calls in self._pending.values() for call in calls]
+            await in_thread(self._any().app, partial(read_all, calls))
+            if any(call._final is None for call in calls):
                 raise TimeoutError(self._late)
-            return found
+            self._pending.clear()
+            return calls[0]._final, calls
         until = end
         if self._interval is not None:
             now = self._loop.time()
             until = now + self._interval if end is None else min(end, now + self._interval)
-        found = await self._hearing.next(until)
-        if found is not None:
-            return self._result._keep(found)
+        if (heard := await self._inbox.next(until)) is not None:
+            id, meta = heard
+            is_final = meta["status"] in states.READY_STATES
+            calls = self._pending.pop(id, []) if is_final else []
+            for call in calls:
+                call._keep(meta)
+            return meta, calls
         if end is not None and self._loop.time() >= end:
             raise TimeoutError(self._late)
-        return None
+        return None, []
 
 
-class Hearing:
-    """What one coroutine hears of one task: each new document, decoded, in order."""
+class Place(Protocol):
+    """Where news are handed over: an event loop, or a thread."""
 
-    __slots__ = ("_heard", "_loop", "_waiting", "began", "decode", "id", "watcher")
+    def call_soon_threadsafe(self, callback: Callable[..., object], /, *args: Any) -> object:
+        """Have it called there, soon.  Raises RuntimeError where nothing is called any more."""
+
+
+class Ear(Protocol):
+    """Who is told."""
+
+    @property
+    def loop(self) -> Place: ...
+
+    def put(self, id: str, news: Meta | Exception) -> None:
+        """In its place: `news` of `id` have come."""
+
+
+class Inbox:
+    """What one coroutine hears of some tasks: each new document, decoded, in order."""
+
+    __slots__ = ("_heard", "_loop", "_most", "_waiting")
 
     KEPT = 1000  # documents nobody has asked for yet; of more, the oldest are forgotten
 
-    def __init__(self, id: str, decode: Callable[[bytes], Meta], watcher: Watcher) -> None:
-        self.id = id
-        self.decode = decode
-        self.watcher = watcher
-        self.began = time.monotonic()
-        self._loop = asyncio.get_running_loop()
-        self._heard: deque[Meta | Exception] = deque(maxlen=self.KEPT)
+    def __init__(self, loop: asyncio.AbstractEventLoop, tasks: int) -> None:
+        self._loop = loop
+        self._heard: deque[tuple[str, Meta | Exception]] = deque()
+        self._most = self.KEPT + tasks
         self._waiting: asyncio.Future[None] | None = None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
 
-    def take(self, news: Meta | Exception) -> None:
-        """In the event loop: `news` has come."""
-        self._heard.append(news)
+    def put(self, id: str, news: Meta | Exception) -> None:
+        """See `Ear.put`."""
+        self._heard.append((id, news))
+        if len(self._heard) > self._most:
+            self._forget_one()
         self._wake()
+
+    def _forget_one(self) -> None:
+        # Each task has one final state, so that among so many there is one that is not.
+        for at, (_, news) in enumerate(self._heard):
+            if not isinstance(news, Exception) and news["status"] not in states.READY_STATES:
+                del self._heard[at]
+                return
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
-    async def next(self, until: float | None) -> Meta | None:
-        """The next document, or None when it is `until` by the event loop's clock.
+    async def next(self, until: float | None) -> tuple[str, Meta] | None:
+        """The next document and its id, or None when it is `until` by the event loop's clock.
 
         Raises what kept it from being heard.
         """
@@ -144,34 +187,70 @@ class Hearing:
                 self._waiting = None
                 if timer is not None:
                     timer.cancel()
-        news = self._heard.popleft()
+        id, news = self._heard.popleft()
         if isinstance(news, Exception):
             raise news
-        return news
-
-    def close(self) -> None:
-        """Hear no more."""
-        self.watcher.leave(self)
+        return id, news
 
 
-async def hear(app: Celery, backend: Backend, task_id: str, decode: Callable[[bytes], Meta]) -> Hearing:
-    """A hearing of the task, from the document there is on.  To be closed."""
+class Hearing:
+    """That one task is listened for, on behalf of an ear."""
+
+    __slots__ = ("began", "decode", "ear", "id", "watcher")
+
+    def __init__(self, id: str, decode: Callable[[bytes], Meta], ear: Ear, watcher: Watcher) -> None:
+        self.id = id
+        self.decode = decode
+        self.ear = ear
+        self.watcher = watcher
+        self.began = time.monotonic()
+
+
+async def hear(
+    app: Celery, backend: Backend, ids: Sequence[str], decode: Callable[[bytes], Meta], ear: Ear
+) -> list[Hearing]:
+    """Hearings of the tasks, from the documents there are on.  To be left."""
+    watcher, hearings = _joined(app, backend, ids, decode, ear)
+    if watcher.listener.overlooks:
+        try:
+            await in_thread(app, partial(watcher.look, ids))
+        except BackendUnavailable:
+            pass  # the watcher will be told as well, and goes on
+        except BaseException:
+            watcher.leave(hearings)
+            raise
+    watcher.start()
+    return hearings
+
+
+def hear_from_thread(
+    app: Celery, backend: Backend, ids: Sequence[str], decode: Callable[[bytes], Meta], ear: Ear
+) -> list[Hearing]:
+    """`hear`, without an event loop: it may take a trip."""
+    watcher, hearings = _joined(app, backend, ids, decode, ear)
+    if watcher.listener.overlooks:
+        try:
+            watcher.look(ids)
+        except BackendUnavailable:
+            pass  # as above
+        except BaseException:
+            watcher.leave(hearings)
+            raise
+    watcher.start()
+    return hearings
+
+
+def _joined(
+    app: Celery, backend: Backend, ids: Sequence[str], decode: Callable[[bytes], Meta], ear: Ear
+) -> tuple[Watcher, list[Hearing]]:
     with _lock:
         watcher = _watchers.get(id(backend))
         if watcher is None:
             watcher = _watchers[id(backend)] = Watcher(app, backend)
-        hearing = Hearing(task_id, decode, watcher)
-        watcher.join(hearing)
-    if watcher.listener.overlooks:
-        try:
-            await in_thread(app, partial(watcher.look, task_id))
-        except BackendUnavailable:
-            pass  # the watcher will be told as well, and goes on
-        except BaseException:
-            hearing.close()
-            raise
-    watcher.start()
-    return hearing
+        hearings = [Hearing(task_id, decode, ear, watcher) for task_id in ids]
+        for hearing in hearings:
+            watcher.join(hearing)
+    return watcher, hearings
 
 
 class Watcher:
@@ -192,7 +271,7 @@ class Watcher:
         self._called = threading.Event()  # there is something to listen for
         self._outage_began: float | None = None  # its thread's own
 
-    # -- for coroutines --------------------------------------------------------------------
+    # -- for who awaits --------------------------------------------------------------------
 
     def join(self, hearing: Hearing) -> None:
         """Listen for the hearing's id from now on.  Under the lock."""
@@ -203,10 +282,11 @@ class Watcher:
         self.listener.add(hearing.id)
         self._called.set()
 
-    def leave(self, hearing: Hearing) -> None:
-        """The hearing is over; it may have been already."""
+    def leave(self, hearings: Iterable[Hearing]) -> None:
+        """The hearings are over; they may have been already."""
         with _lock:
-            self._remove(hearing)
+            for hearing in hearings:
+                self._remove(hearing)
             if self._hearings:
                 return
             if not self._running:
@@ -228,10 +308,10 @@ class Watcher:
             self._seen.pop(hearing.id, None)
             self.listener.drop(hearing.id)
 
-    def look(self, id: str) -> None:
-        """Read what is stored of `id` already."""
+    def look(self, ids: Sequence[str]) -> None:
+        """Read what is stored of `ids` already."""
         self._repeat()
-        self._hand_out([found for found in self.backend.load([id]) if found is not None])
+        self._hand_out([found for found in self.backend.load(ids) if found is not None])
 
     def start(self) -> None:
         """See that the thread runs, if there is anything to listen for."""
@@ -326,20 +406,19 @@ class Watcher:
 
     def _tell(self, news: list[tuple[Hearing, Meta | Exception]]) -> None:
         """Hand the news to their event loops; for whom it is the last, the hearing is over."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Hearing, Meta | Exception]]] = {}
+        by_loop: dict[Place, list[tuple[Hearing, Meta | Exception]]] = {}
         with _lock:
             for hearing, found in news:
-                by_loop.setdefault(hearing.loop, []).append((hearing, found))
+                by_loop.setdefault(hearing.ear.loop, []).append((hearing, found))
                 if isinstance(found, Exception) or found["status"] in states.READY_STATES:
                     self._remove(hearing)
         for loop, share in by_loop.items():
             try:
                 loop.call_soon_threadsafe(_take_all, share)
             except RuntimeError:  # it is closed
-                for hearing, _ in share:
-                    self.leave(hearing)
+                self.leave([hearing for hearing, _ in share])
 
 
 def _take_all(news: list[tuple[Hearing, Meta | Exception]]) -> None:
     for hearing, found in news:
-        hearing.take(found)
+        hearing.ear.put(hearing.id, found)

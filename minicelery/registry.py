@@ -54,6 +54,10 @@ class BoundDecorator(Protocol):
     def __call__(self, fun: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
 
 
+OWN_TASKS = ("celery.", "minicelery.")
+"""How the names of the tasks begin that every app has."""
+
+
 class TaskRegistry(dict[str, Task[..., Any]]):
     """Task name -> task; a missing name is answered with the nearest ones."""
 

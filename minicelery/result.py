@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Callable, Generator
-from datetime import datetime
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 
-from minicelery import record, states
-from minicelery._state import get_current_app
+from minicelery import exceptions, states
 from minicelery.awaiting import in_thread
 from minicelery.broker.disabled import DisabledBackend as DisabledBackend
-from minicelery.exceptions import BackendUnavailable, TaskRevokedError, TimeoutError
+from minicelery.exceptions import TaskRevokedError
 from minicelery.joining import allow_join_result as allow_join_result
-from minicelery.joining import assert_will_not_block
+from minicelery.joining import assert_will_not_block as assert_will_not_block
+from minicelery.joining import denied_join_result as denied_join_result
+from minicelery.lineage import calls_before, dependencies, raise_first_failure, steps_before
 from minicelery.stop_signals import stop_signal
+from minicelery.stored import StoredCall, has_failed, raise_stored
+from minicelery.waiting import NET, finals, late
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
+    from minicelery.groups import GroupResult as GroupResult
+    from minicelery.groups import ResultSet as ResultSet
+    from minicelery.result_graph import ResultGraph
 
 R = TypeVar("R")
-
-_PENDING_META: dict[str, Any] = {"status": states.PENDING, "result": None}
-_NET = 5.0  # seconds after which a wait reads the store again, should a notice have been lost
-_OUTAGE = 60.0  # seconds without the store after which `get` without a timeout gives up
 
 
 class StateChange(NamedTuple):
@@ -34,11 +34,13 @@ class StateChange(NamedTuple):
     info: Any
 
 
-class AsyncResult(Generic[R]):
+class AsyncResult(StoredCall, Generic[R]):
     """A handle on one task call: its id, and the app whose backend knows the rest.
 
     Reading an attribute reads the store, until the state is final.
     """
+
+    TimeoutError = exceptions.TimeoutError
 
     def __init__(
         self,
@@ -46,155 +48,57 @@ class AsyncResult(Generic[R]):
         backend: Any = None,
         task_name: str | None = None,
         app: Celery | None = None,
-        parent: AsyncResult[Any] | None = None,
+        parent: Any = None,
     ) -> None:
         if not id:
             raise ValueError("AsyncResult needs a task id, got an empty one")
         self.id = id
-        self.parent = parent
+        self.parent = parent  # the result of the step before it, which may be a group's
         self._app = app
         self._backend = backend
         self._name = task_name
         self._final: dict[str, Any] | None = None
         self._ignored = False
 
-    @property
-    def app(self) -> Celery:
-        return self._app or get_current_app()
+    # -- what follows from it --------------------------------------------------------------
 
     @property
-    def backend(self) -> Any:
-        return self._backend or self.app.backend
-
-    @property
-    def task_id(self) -> str:
-        return self.id
-
-    # -- reading ---------------------------------------------------------------------------
-
-    def _meta(self) -> dict[str, Any]:
-        if self._final is not None:
-            return self._final
-        if self._ignored:
-            return _PENDING_META  # nothing is stored, whatever becomes of it
-        found = self.backend.load([self.id])[0]
-        return _PENDING_META if found is None else self._read(found.document)
-
-    def _read(self, document: bytes) -> dict[str, Any]:
-        return self._keep(record.read(document, self.app.conf))
-
-    def _keep(self, meta: dict[str, Any]) -> dict[str, Any]:
-        if meta["status"] in states.READY_STATES:
-            self._final = meta
-        return meta
-
-    @property
-    def state(self) -> str:
-        """PENDING (also: unknown), STARTED, RETRY, SUCCESS, FAILURE, REVOKED, or the task's own."""
-        state: str = self._meta()["status"]
-        return state
-
-    status = state
-
-    @property
-    def result(self) -> Any:
-        """The return value, the exception, or the meta of a state of the task's own."""
-        return self._meta().get("result")
-
-    info = result
-
-    @property
-    def traceback(self) -> str | None:
-        """Text of the failed attempt's traceback."""
-        return self._meta().get("traceback")
-
-    @property
-    def children(self) -> list[AsyncResult[Any]] | None:
-        """The results of what the task sent; None while it has none stored."""
+    def children(self) -> list[Any] | None:
+        """The results of what the task sent, groups among them; None while it has none stored."""
         children = self._meta().get("children")
         return None if children is None else [result_from_tuple(child, self.app) for child in children]
 
-    @property
-    def date_done(self) -> datetime | None:
-        """When the final state was stored; aware."""
-        done = self._meta().get("date_done")
-        return datetime.fromisoformat(done) if isinstance(done, str) else done
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
+        """Pairs of a result and one that its task has sent, or its member; first `(None, self)`.
 
-    def _extended(self, name: str) -> Any:
-        return self._meta().get(name)
-
-    @property
-    def name(self) -> str | None:
-        """The task's name; stored with `result_extended`."""
-        name: str | None = self._name or self._extended("name")
-        return name
-
-    @property
-    def args(self) -> Any:
-        """The call's arguments; stored with `result_extended`, like the four below."""
-        return self._extended("args")
-
-    @property
-    def kwargs(self) -> Any:
-        return self._extended("kwargs")
-
-    @property
-    def worker(self) -> str | None:
-        worker: str | None = self._extended("worker")
-        return worker
-
-    @property
-    def retries(self) -> int | None:
-        retries: int | None = self._extended("retries")
-        return retries
-
-    @property
-    def queue(self) -> str | None:
-        queue: str | None = self._extended("queue")
-        return queue
-
-    @property
-    def ignored(self) -> bool:
-        """True where the call was sent with `ignore_result`."""
-        return self._ignored
-
-    def ready(self) -> bool:
-        """Whether the state is final."""
-        return self.state in states.READY_STATES
-
-    def successful(self) -> bool:
-        """Whether the task has returned."""
-        return self.state == states.SUCCESS
-
-    def failed(self) -> bool:
-        """Whether the task has failed for good."""
-        return self.state == states.FAILURE
-
-    def exists(self) -> bool:
-        """Whether the store knows this id; PENDING may also mean an unknown one."""
-        return self._final is not None or self.backend.load([self.id])[0] is not None
-
-    def as_dict(self, *, traceback: bool = False) -> dict[str, Any]:
-        """`{id, state, ready, successful, progress, result, error[, traceback]}`, fit for JSON.
-
-        `progress` is `{current, total, percent}` where the task reports `current` (or
-        `done`, `actual`) and `total`; `error` is `{type, message}` of a failure.
+        Raises IncompleteStream at one that is not final, unless `intermediate`.
         """
-        meta = self._meta()
-        state, value = meta["status"], meta.get("result")
-        is_error = isinstance(value, BaseException)
-        out = {
-            "id": self.id,
-            "state": state,
-            "ready": state in states.READY_STATES,
-            "successful": state == states.SUCCESS,
-            "progress": _progress(value),
-            "result": None if is_error else value,
-            "error": {"type": type(value).__name__, "message": str(value)} if is_error else None,
-        }
-        if traceback:
-            out["traceback"] = meta.get("traceback")
-        return out
+        return dependencies(self, intermediate)
+
+    def collect(self, intermediate: bool = False, **options: Any) -> Iterator[tuple[Any, Any]]:
+        """Each result of `iterdeps` and its value, waited for with these options of `get`."""
+        for _, node in self.iterdeps(intermediate):
+            yield node, node.get(**options)
+
+    def get_leaf(self) -> Any:
+        """The value of what was sent last by what follows from the task; waits for all of them."""
+        value = None
+        for _, node in self.iterdeps():
+            value = node.get()
+        return value
+
+    def build_graph(self, intermediate: bool = False, formatter: None = None) -> ResultGraph:
+        """What follows from the task, as far as it is final; more is IncompleteStream, see `iterdeps`."""
+        from minicelery.result_graph import ResultGraph
+
+        if formatter is not None:
+            raise TypeError("build_graph has no formatter=: see mermaid(), svg() and to_dot() of the graph")
+        return ResultGraph(self, intermediate)
+
+    @cached_property
+    def graph(self) -> ResultGraph:
+        """`build_graph()`, made once."""
+        return self.build_graph()
 
     # -- waiting ---------------------------------------------------------------------------
 
@@ -213,72 +117,60 @@ class AsyncResult(Generic[R]):
         """Wait for the final state and return the task's value, or raise what it raised.
 
         Waits `timeout` seconds (None: as long as it takes), then raises TimeoutError.  With
-        `propagate=False` an exception is returned.  `callback` is called with id and value;
-        `on_message` with every state's document; `on_interval` each `interval` seconds.  One
-        subscription, no polling.  Raises RuntimeError inside of a task: see `allow_join_result`.
+        `propagate=False` an exception is returned.  Where an earlier step has failed, what that
+        one raised is raised, the first one's first, unless `follow_parents=False`.  `callback`
+        is called with id and value; `on_message` with every state's document; `on_interval`
+        each `interval` seconds.  One subscription, no polling.  Raises RuntimeError inside of a
+        task: see `allow_join_result`.
         """
         if self._ignored:
             return None  # type: ignore[return-value]  # Celery's answer for an ignored result
         if disable_sync_subtasks:
             assert_will_not_block()
-        if follow_parents and propagate and self.parent is not None:
-            self._ask_parents()
+        earlier = calls_before(self) if follow_parents and propagate and self.parent is not None else []
+        if earlier:
+            raise_first_failure(earlier)
         if self._final is None:
-            self._wait(timeout, interval if on_interval else _NET, on_message, on_interval)
+            each, tick = _each(earlier, interval, on_interval)
+            for _ in finals([self], timeout, on_message=on_message, interval=tick, on_interval=each):
+                pass
+        if earlier and has_failed(self._final):
+            raise_first_failure(earlier)
         return self.maybe_throw(propagate, callback)  # type: ignore[no-any-return]
 
     wait = get
 
-    def _ask_parents(self) -> None:
-        """Raise what an earlier task of the chain has failed with; the first one's first."""
-        if self.parent is not None:
-            self.parent._ask_parents()
-            self.parent.maybe_throw()
-
-    def _wait(
-        self,
-        timeout: float | None,
-        interval: float,
-        on_message: Callable[[dict[str, Any]], Any] | None,
-        on_interval: Callable[[], Any] | None,
-    ) -> dict[str, Any]:
-        end = None if timeout is None else time.monotonic() + timeout
-        seen: dict[str, bytes] = {}
-        outage_began: float | None = None
-        while True:
-            wait = interval if end is None else min(interval, max(0.0, end - time.monotonic()))
-            try:
-                found = self.backend.watch([self.id], seen, wait)
-                outage_began = None
-            except BackendUnavailable:
-                now = time.monotonic()
-                outage_began = outage_began or now
-                if now - outage_began > _OUTAGE:
-                    raise
-                found = []
-                time.sleep(0.2)
-            for news in found:
-                seen[news.id] = news.document
-                meta = self._read(news.document)
-                if on_message is not None:
-                    on_message(meta)
-                if self._final is not None:
-                    return self._final
-            if end is not None and time.monotonic() >= end:
-                raise TimeoutError(f"task {self.id} was not done within {timeout:g} s")
-            if on_interval is not None:
-                on_interval()
-
     def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> Any:
         """Raise what the task raised, if it has failed already; else its value so far."""
         meta = self._meta()
-        if propagate and meta["status"] in states.PROPAGATE_STATES:
-            _raise(meta)
+        if propagate and has_failed(meta):
+            raise_stored(meta)
         if callback is not None:
             callback(self.id, meta.get("result"))
         return meta.get("result")
 
     maybe_reraise = maybe_throw
+
+    def throw(self, exc: BaseException, tb: Any = None, propagate: bool = True) -> NoReturn:
+        """Raise `exc`."""
+        raise exc
+
+    def then(
+        self: Self, callback: Callable[[Self], Any], on_error: Callable[[BaseException], Any] | None = None,
+        weak: bool = False,
+    ) -> Self:  # fmt: skip
+        """Have `callback` called with this result, once, when it is ready; returns at once.
+
+        Where it is known to be ready that is here and now; else in a thread of the process that
+        calls all callbacks, one after the other, and logs what they raise.  A failed result goes
+        to the callback as well, or, if there is `on_error`, its exception to that one instead.
+        `weak`: only if somebody else still has the result.  A process that ends, or a forked
+        child, calls nobody back.
+        """
+        from minicelery.callbacks import call_when_ready
+
+        call_when_ready(self, callback, on_error, weak)
+        return self
 
     def __await__(self) -> Generator[Any, None, R]:
         return self.aget().__await__()
@@ -300,18 +192,27 @@ class AsyncResult(Generic[R]):
             return None  # type: ignore[return-value]  # Celery's answer for an ignored result
         if disable_sync_subtasks:
             assert_will_not_block()
-        if follow_parents and propagate and self.parent is not None:
-            await in_thread(self.app, self._ask_parents)
+        earlier = calls_before(self) if follow_parents and propagate and self.parent is not None else []
+        look = partial(raise_first_failure, earlier)
+        if earlier:
+            await in_thread(self.app, look)
         if self._final is None:
             from minicelery.hearing import Documents
 
-            async with Documents(self, timeout, interval if on_interval else None) as documents:
+            tick = interval if on_interval else NET if earlier else None
+            async with Documents([self], timeout, late([self], 1, timeout), tick) as documents:
                 while self._final is None:
-                    meta = await documents.next()
-                    if meta is None and on_interval is not None:
+                    meta, _ = await documents.next()
+                    if meta is not None:
+                        if on_message is not None:
+                            on_message(meta)
+                        continue
+                    if earlier:
+                        await in_thread(self.app, look)
+                    if on_interval is not None:
                         on_interval()
-                    elif meta is not None and on_message is not None:
-                        on_message(meta)
+        if earlier and has_failed(self._final):
+            await in_thread(self.app, look)
         return self.maybe_throw(propagate, callback)  # type: ignore[no-any-return]
 
     async def aiter_states(self, timeout: float | None = None) -> AsyncIterator[StateChange]:
@@ -328,20 +229,23 @@ class AsyncResult(Generic[R]):
             return
         from minicelery.hearing import Documents
 
-        async with Documents(self, timeout) as documents:
+        async with Documents([self], timeout, late([self], 1, timeout)) as documents:
             change: StateChange | None = None
             # Not until `_final` is set: whoever else awaits this result may have heard before.
             while change is None or change.state not in states.READY_STATES:
-                if (meta := await documents.next()) is not None:
+                meta, _ = await documents.next()
+                if meta is not None:
                     change = StateChange(meta["status"], meta.get("result"))
                     yield change
 
     # -- acting ----------------------------------------------------------------------------
 
     def forget(self) -> None:
-        """Drop the stored result."""
-        self._final = None
-        self.backend.forget([self.id])
+        """Drop what is stored of the call, and of the steps before it."""
+        calls = [*calls_before(self), self]
+        for call in calls:
+            call._final = None
+        self.backend.forget([call.id for call in calls])
 
     async def aforget(self) -> None:
         """`forget`, without blocking the event loop."""
@@ -375,13 +279,20 @@ class AsyncResult(Generic[R]):
         """`revoke`, without blocking the event loop."""
         await in_thread(self.app, partial(self.revoke, connection, terminate, signal, wait, timeout))
 
+    # -- as a value ------------------------------------------------------------------------
+
+    @property
+    def supports_native_join(self) -> bool:
+        """Whether one wait serves many: always."""
+        return True
+
     def as_tuple(self) -> tuple[tuple[str, Any], Any]:
         """`((id, parent), None)`: the form in which results refer to each other."""
-        return (self.id, self.parent and self.parent.as_tuple()), None
+        return (self.id, tuple_of_parents(self)), None
 
     def as_list(self) -> list[str]:
-        """The ids of this task and of its parents."""
-        return [self.id, *(self.parent.as_list() if self.parent else [])]
+        """The ids of this task and of those before it."""
+        return ids_with_parents(self)
 
     def __str__(self) -> str:
         return self.id
@@ -397,18 +308,24 @@ class AsyncResult(Generic[R]):
             return self.id == other.id
         return self.id == other if isinstance(other, str) else NotImplemented
 
+    def __copy__(self) -> AsyncResult[R]:
+        return AsyncResult(self.id, self._backend, self._name, self._app, self.parent)
+
     def __reduce__(self) -> Any:
         return type(self), (self.id, None, self._name, None, self.parent)
 
 
+Self = TypeVar("Self", bound=AsyncResult[Any])
+
+
 class EagerResult(AsyncResult[R]):
-    """The result of a task that was run at once, by `apply`."""
+    """The result of a task that was run at once, by `apply`.  Nothing of it is stored."""
 
     def __init__(
-        self, id: str, value: Any, state: str, traceback: str | None = None, name: str | None = None
+        self, id: str, ret_value: Any, state: str, traceback: str | None = None, name: str | None = None
     ) -> None:
         super().__init__(id, task_name=name)
-        self._final = {"status": state, "result": value, "traceback": traceback, "children": []}
+        self._final = {"status": state, "result": ret_value, "traceback": traceback, "children": None}
 
     def ready(self) -> bool:
         return True
@@ -422,7 +339,7 @@ class EagerResult(AsyncResult[R]):
             "status": states.REVOKED,
             "result": TaskRevokedError("revoked"),
             "traceback": None,
-            "children": [],
+            "children": None,
         }
 
     async def aforget(self) -> None:
@@ -433,10 +350,10 @@ class EagerResult(AsyncResult[R]):
         self.revoke()
 
     def get(self, timeout: float | None = None, propagate: bool = True, *_: Any, **__: Any) -> R:
-        """The value, or raise what the task raised."""
+        """The value, or raise what the task raised; inside of a task too, as it never waits."""
         assert self._final is not None
-        if propagate and self._final["status"] in states.PROPAGATE_STATES:
-            _raise(self._final)
+        if propagate and has_failed(self._final):
+            raise_stored(self._final)
         value: R = self._final["result"]
         return value
 
@@ -450,38 +367,76 @@ class EagerResult(AsyncResult[R]):
     def supports_native_join(self) -> bool:
         return False
 
+    def __copy__(self) -> EagerResult[R]:
+        rebuild, details = self.__reduce__()
+        copied: EagerResult[R] = rebuild(*details)
+        copied.parent = self.parent
+        return copied
+
+    def __reduce__(self) -> Any:
+        final = self._final or {}
+        return type(self), (self.id, final["result"], final["status"], final["traceback"], self._name)
+
+
+def tuple_of_parents(result: Any) -> Any:
+    """The tuple of what came before; None of the first."""
+    found: Any = None
+    for step in steps_before(result):  # chains may be longer than calls may be nested
+        members = getattr(step, "results", None)
+        found = (step.id, found), None if members is None else [one.as_tuple() for one in members]
+    return found
+
+
+def ids_with_parents(result: Any) -> list[str]:
+    """The ids of the calls and groups, the last step's first."""
+    ids = []
+    for step in reversed([*steps_before(result), result]):
+        ids += [id for one in getattr(step, "results", ()) for id in one.as_list()]
+        ids.append(step.id)
+    return ids
+
 
 def result_from_tuple(value: Any, app: Celery | None = None) -> Any:
     """The result that `as_tuple` was made from."""
-    if isinstance(value, AsyncResult):
-        return value
-    head, members = value
-    id, parent = head if isinstance(head, (list, tuple)) else (head, None)
-    if members is not None:
-        from minicelery.groups import GroupResult
+    levels = []
+    parent: Any = None
+    while value:
+        if hasattr(value, "as_tuple"):
+            parent = value
+            break
+        head, members = value
+        id, value = head if isinstance(head, (list, tuple)) else (head, None)
+        levels.append((id, members))
+    for id, members in reversed(levels):
+        if members is None:
+            parent = AsyncResult(id, app=app, parent=parent)
+        else:
+            from minicelery.groups import GroupResult
 
-        above = result_from_tuple(parent, app) if parent else None
-        return GroupResult(id, [result_from_tuple(member, app) for member in members], above, app=app)
-    return AsyncResult(id, app=app, parent=result_from_tuple(parent, app) if parent else None)
-
-
-def _raise(meta: dict[str, Any]) -> NoReturn:
-    value = meta["result"]
-    error = value if isinstance(value, BaseException) else Exception(value)
-    if (
-        (text := meta.get("traceback"))
-        and hasattr(error, "add_note")
-        and not getattr(error, "__notes__", None)
-    ):
-        error.add_note(f"in the worker:\n{text}")
-    raise error
+            results = [result_from_tuple(member, app) for member in members]
+            parent = GroupResult(id, results, parent, app=app)
+    return parent
 
 
-def _progress(value: Any) -> dict[str, Any] | None:
-    if not isinstance(value, dict):
-        return None
-    current = next((value[key] for key in ("current", "done", "actual") if key in value), None)
-    total = value.get("total")
-    if not isinstance(current, (int, float)) or not isinstance(total, (int, float)) or not total:
-        return None
-    return {"current": current, "total": total, "percent": round(100 * current / total, 1)}
+def _each(
+    earlier: list[AsyncResult[Any]], interval: float, on_interval: Callable[[], Any] | None
+) -> tuple[Callable[[], Any] | None, float]:
+    """What to do now and then while waiting, and how often: see whether an earlier step has failed."""
+    if not earlier:
+        return on_interval, interval if on_interval else NET
+    if on_interval is None:
+        return partial(raise_first_failure, earlier), NET
+
+    def each() -> None:
+        raise_first_failure(earlier)
+        on_interval()
+
+    return each, interval
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("ResultSet", "GroupResult"):
+        from minicelery import groups
+
+        return getattr(groups, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

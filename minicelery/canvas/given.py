@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from minicelery.exceptions import ImproperlyConfigured
+from minicelery.options import check_arguments_shape
 
 _SHAPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "args": ((list, tuple), "a list"),
@@ -34,11 +35,20 @@ def checked(given: Mapping[str, Any]) -> Mapping[str, Any]:
     return given
 
 
+def arguments(task: str, args: Any, kwargs: Any) -> tuple[Any, ...]:
+    """Positional arguments as a tuple.  Raises TypeError unless these are arguments of a call."""
+    given = () if args is None else args
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        check_arguments_shape(task, given, {})
+    check_arguments_shape(task, (), {} if kwargs is None else kwargs)
+    return tuple(given)
+
+
 def check_link(link: Any, option: str, task: str) -> None:
     """Raises ImproperlyConfigured unless `link` is a signature, or a dict like one."""
     if not isinstance(link, Mapping) or not isinstance(link.get("task"), str):
         raise ImproperlyConfigured(
-            f"{option}= of {task} takes signatures such as notify.s(), got {type(link).__name__}"
+            f"{option}= of {task} takes signatures such as notify.s(), got {type(link).__name__}{meant(link)}"
         )
 
 
@@ -66,3 +76,9 @@ def as_list(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return list(value)
     return [value]
+
+
+def meant(value: Any) -> str:
+    """What to say of a task where a signature belongs; nothing of anything else."""
+    name = getattr(value, "name", None)
+    return f"; did you mean {name}.s()?" if isinstance(name, str) and hasattr(value, "apply_async") else ""

@@ -26,10 +26,10 @@ def joined(first: Signature[Any], then: Signature[Any]) -> Signature[Any]:
         return _after_chain(first, then)
     if isinstance(first, group):
         return first if _is_empty(then) else chord(first, then, app=first.bound)
-    then = _unrolled(then)
-    if isinstance(first, chord) and not isinstance(then, (group, chain)):
-        return _extended(first, then)
-    return chain.of([first, *(links_of(then) if isinstance(then, chain) else [then])], first.bound)
+    only = _unrolled(then)
+    if isinstance(first, chord) and (only is not then or not isinstance(then, (group, chain))):
+        return _extended(first, only)
+    return chain.of([first, *(links_of(then) if isinstance(then, chain) else [only])], first.bound)
 
 
 def folded(tasks: Iterable[Signature[Any]]) -> Signature[Any]:

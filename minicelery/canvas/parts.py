@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from minicelery.canvas.given import meant
 from minicelery.canvas.signatures import Signature, maybe_signature, signature
 from minicelery.exceptions import ImproperlyConfigured
 
@@ -33,12 +34,9 @@ def listed(tasks: Sequence[Any], what: str) -> list[Signature[Any]]:
 def _checked(task: Any, what: str) -> Signature[Any]:
     if isinstance(task, Mapping):
         return signature(task)
-    hint = (
-        f"; did you mean {task.name}.s(...)?"
-        if hasattr(task, "apply_async") and hasattr(task, "name")
-        else ""
+    raise ImproperlyConfigured(
+        f"{what}() takes signatures such as add.s(2, 2), got {task!r:.80}{meant(task)}"
     )
-    raise ImproperlyConfigured(f"{what}() takes signatures such as add.s(2, 2), got {task!r:.80}{hint}")
 
 
 def read(tasks: Any, name: str, key: str, app: Celery | None) -> list[Signature[Any]]:
@@ -67,7 +65,10 @@ def told_apart(tasks: Sequence[Signature[Any]]) -> list[Signature[Any]]:
     seen: set[int] = set()
     found = []
     for task in tasks:
-        found.append(task.clone() if id(task) in seen else task)
+        if id(task) in seen:
+            task = task.clone()
+            task.options.pop("task_id", None)
+        found.append(task)
         seen.add(id(task))
     return found
 

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, overload
 from minicelery._state import get_current_app
 from minicelery.awaiting import in_thread
 from minicelery.canvas import stamping
+from minicelery.canvas.given import arguments, check_link, checked, meant, reaches
 from minicelery.canvas.given import as_list as as_list
-from minicelery.canvas.given import check_link, checked, reaches
 from minicelery.exceptions import ImproperlyConfigured
 from minicelery.message import new_id
-from minicelery.options import check_arguments_shape
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # stubs, known to every type checker
@@ -104,11 +103,7 @@ class Signature(dict[str, Any], Generic[R]):
             if not isinstance(name, str):
                 raise TypeError(f"signature() takes a task, its name or a signature, got {task!r:.80}")
             if kwargs or type(args) is not tuple:
-                given = () if args is None else args
-                if isinstance(given, (str, bytes, Mapping)) or not hasattr(given, "__iter__"):
-                    check_arguments_shape(name, given, {})
-                args = tuple(given)
-                check_arguments_shape(name, args, kwargs or {})
+                args = arguments(name, args, kwargs)
             super().__init__(
                 task=name,
                 args=args,
@@ -165,6 +160,8 @@ class Signature(dict[str, Any], Generic[R]):
 
         An immutable signature keeps its own arguments.
         """
+        if (args and type(args) is not tuple) or kwargs:
+            args = arguments(self["task"], args, kwargs)
         own: dict[str, Any] = self["options"]
         if options:
             kept = {*_KEPT, *(own.get("stamped_headers") or ())} if any(key in own for key in _KEPT) else ()
@@ -202,8 +199,9 @@ class Signature(dict[str, Any], Generic[R]):
         """A copy in which these take the place of its own, where they are given."""
         copy = self.clone()
         if args is not None:
-            copy["args"] = tuple(args)
+            copy["args"] = arguments(self["task"], args, None)
         if kwargs is not None:
+            arguments(self["task"], None, kwargs)
             copy["kwargs"] = dict(kwargs)
         if options is not None:
             copy["options"] = dict(options)
@@ -353,7 +351,12 @@ class Signature(dict[str, Any], Generic[R]):
             """The two one after the other: see `chain`, and `chord`."""
             from minicelery.canvas.joining import joined
 
-            return joined(self, other) if isinstance(other, Signature) else NotImplemented
+            return joined(self, _operand(other, f"{self['task']} | "))
+
+        def __ror__(self, other):
+            from minicelery.canvas.joining import joined
+
+            return joined(_operand(other, f"... | {self['task']}: "), self)
 
         __ior__ = __or__
 
@@ -391,6 +394,14 @@ def maybe_signature(value: Any, app: Celery | None = None, clone: bool = False) 
     if app is not None:
         found.bound = app
     return found
+
+
+def _operand(other: Any, place: str) -> Signature:
+    if isinstance(other, Signature):
+        return other
+    if isinstance(other, Mapping) and isinstance(other.get("task"), str):
+        return signature(other)
+    raise TypeError(f"{place}{other!r:.80}: expected a signature such as add.s(){meant(other)}")
 
 
 def copied(options: Mapping[str, Any], task: str) -> dict[str, Any]:

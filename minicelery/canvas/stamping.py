@@ -181,6 +181,8 @@ def _merge(into: Stamps, more: Mapping[str, Any], append: bool) -> None:
             into[name] = _copy(value)
             continue
         old = into[name]
+        if append and isinstance(old, (int, float, str)):
+            old = into[name] = [old]
         if isinstance(old, dict) and isinstance(value, Mapping):
             _merge(old, value, append)
         elif isinstance(old, list) and isinstance(value, list):

@@ -13,6 +13,7 @@ import click
 from minicelery.cli import ui
 from minicelery.cli.session import Session, common_options
 from minicelery.exceptions import ImproperlyConfigured, TimeoutError
+from minicelery.registry import OWN_TASKS
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -161,7 +162,7 @@ def _send(
         app.import_task_modules()
     task = app.tasks.get(name)
     if task is None:
-        own = [known for known in app.tasks if not known.startswith("celery.")]
+        own = [known for known in app.tasks if not known.startswith(OWN_TASKS)]
         near = ui.did_you_mean(name, own)
         session.note(
             f"no task {name!r} is known here{', ' + near if near else ''}; sending it by its name alone"

@@ -19,6 +19,7 @@ from minicelery.broker import Backend, open_limits
 from minicelery.broker.url import mask_url
 from minicelery.exceptions import ImproperlyConfigured
 from minicelery.message import new_id
+from minicelery.registry import OWN_TASKS
 from minicelery.result import DisabledBackend
 from minicelery.security import check_content
 from minicelery.settings.worker_options import check_worker_options
@@ -170,7 +171,7 @@ class Worker:
         """Refuse time limits that this pool can't enforce."""
         both = ("time_limit", "soft_time_limit")
         kinds = {"solo": ("time_limit",), "threads": both, "asyncio": both}.get(self.pool, ())
-        tasks = [task for name, task in sorted(self.app.tasks.items()) if not name.startswith("celery.")]
+        tasks = [task for name, task in sorted(self.app.tasks.items()) if not name.startswith(OWN_TASKS)]
         if self.pool == "asyncio":
             tasks = [task for task in tasks if not inspect.iscoroutinefunction(task.run)]
         for kind in kinds:
@@ -193,7 +194,7 @@ class Worker:
 
         app, conf = self.app, self.app.conf
         results = app.backend.url if not isinstance(app.backend, DisabledBackend) else "disabled"
-        tasks = sorted(name for name in app.tasks if not name.startswith("celery."))
+        tasks = sorted(name for name in app.tasks if not name.startswith(OWN_TASKS))
         lines = [
             "",
             f" {self.hostname}  minicelery {minicelery.__version__}",

@@ -195,7 +195,7 @@ class Evaluation:
             steps = steps[:-1]  # nothing takes the value: it is the result
         end: End | None = None
         for at, step in enumerate(steps):
-            made = not failed  # the call itself, though it may be to no avail
+            made = not failed  # though it may be to no avail: the body of a chord
             if end is not None:
                 failed = failed or _failed(end)
                 made = made and isinstance(end, Several)
@@ -206,9 +206,13 @@ class Evaluation:
                 found = [self.evaluate(one, args, failed, inside) for one in step.members]
                 end = Several([one for one in found if one is not None])
             else:
+                if made and isinstance(step, Call) and step.kind == "unknown":
+                    failed = FAILURES["unknown"]
                 end = self._call(step, args, failed, counted and last)
                 if isinstance(step, Call) and step.errback:
-                    told = isinstance(end, Failed) and (made if failed else step.kind != "unknown")
+                    told = isinstance(end, Failed) and (
+                        step.kind == "fail" or (made and failed == "ChordError")
+                    )
                     self.linked[f"{step.key}.errback"] = Done(step.key) if told else None
         return end
 

@@ -19,7 +19,7 @@ from minicelery.message import Delivery, Outcome, Verdict, new_id
 from minicelery.worker.executor import Executor
 from tests.properties.compositions import Library
 
-MOST = 5000
+MOST = 1500
 """Deliveries after which a composition is taken for one that never ends."""
 
 
