@@ -12,6 +12,7 @@ from minicelery.canvas import Signature, links_for_body
 from minicelery.exceptions import EncodeError, ImproperlyConfigured, QueueNotFound
 from minicelery.limits import of_task
 from minicelery.message import (
+    OWN_HEADERS,
     PART_HEADER,
     HeadersTemplate,
     Message,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from minicelery.task import Task
 
 
+_OF_A_MEMBER = frozenset({"task_id", "group_id", "group_index", "headers"})
 MOST_ROUTES = 1000
 """Queues named by calls of one task whose routes are kept."""
 
@@ -325,18 +327,37 @@ class Sender:
         task = self.app.tasks.get(call.task)
         args: Sequence[Any] = tuple(call.args)
         kwargs: Mapping[str, Any] = call.kwargs
-        options: Mapping[str, Any] = check_call(call.task, {**(origin or {}), **call.options}, self.app.conf)
-        if task is not None:
-            if check and task.typing:
-                task.check_arguments(args, kwargs)
-            if task._prepares:
-                args, kwargs, options = task._prepared(args, kwargs, options)
-        if links is not None:
-            options = {**options, "chain": links}
+        if check and task is not None and task.typing:
+            task.check_arguments(args, kwargs)
         defaults = self.defaults(task)
-        message = self.message(call.task, args, kwargs, options, defaults, options["task_id"])
+        options: Mapping[str, Any] = call.options
+        if task is not None and task._prepares:
+            args, kwargs, options = task._prepared(args, kwargs, options)
+        if links is None and not origin and _OF_A_MEMBER.issuperset(options):
+            message = self._member(call.task, args, kwargs, options, defaults)
+        else:
+            options = check_call(call.task, {**(origin or {}), **options}, self.app.conf)
+            if links is not None:
+                options = {**options, "chain": links}
+            message = self.message(call.task, args, kwargs, options, defaults, options["task_id"])
         if check and defaults.unique is not None and links is None and PART_HEADER not in message.headers:
             mark(message, defaults.unique, args, kwargs)  # nothing waits for this very call
+        return message
+
+    def _member(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any],
+        defaults: Defaults,
+    ) -> Message:  # fmt: skip
+        """A plain call in a group: as one by itself, and half as dear as one with options."""
+        id = check_text(options["task_id"], "task_id", name)
+        own = options.get("headers") or {}
+        if not id or not OWN_HEADERS.issuperset(own):
+            return self.message(name, args, kwargs, options, defaults, options["task_id"])
+        message = self.message(name, args, kwargs, {}, defaults, id)
+        message.headers |= {
+            "group": options.get("group_id"), "group_index": options.get("group_index"), **own
+        }  # fmt: skip
+        message.headers_text = ""
         return message
 
     def message_with(

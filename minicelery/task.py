@@ -390,6 +390,10 @@ class Task(Composing[P, R], Hooks, Generic[P, R]):
 
     def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise TypeError unless the function takes these arguments."""
+        if not kwargs:
+            least, most = self._positional_range
+            if least <= len(args) <= most:
+                return
         try:
             self.__signature__.bind(*args, **kwargs)
         except TypeError as error:
