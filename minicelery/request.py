@@ -186,7 +186,7 @@ class Request:
         }
         return {**info, "is_eager": True} if self.is_eager else info
 
-    links: Mapping[str, Any] = {}  # callbacks, errbacks, chain, chord as the body holds them
+    links: Any = {}  # callbacks, errbacks, chain, chord as the body holds them
     utc = True
     loglevel: int | None = None
     logfile: str | None = None

@@ -144,6 +144,7 @@ class Canvas:
         work = Unfolded()
         self._unfold(steps, work, left=after, origin=origin)
         self._leave(work, request)
+        request.links.clear()  # that was its chain
 
     def replace(self, request: Request, replacement: Signature[Any]) -> None:
         """Have `replacement` take the place of the attempt: its id, its followers, its group."""
@@ -174,7 +175,9 @@ class Canvas:
         work = Unfolded()
         self._unfold(steps, work, left=request.chain or None, origin=origin)
         self._leave(work, request)
-        message.headers.pop(PART_HEADER, None)  # not this one's end counts, but that of the replacement
+        # Nothing follows this one any more, and not its end counts, but that of the replacement.
+        message.headers.pop(PART_HEADER, None)
+        request.links.clear()
         raise Ignore("replaced by another task")
 
     def add_to_chord(self, request: Request, call: Signature[Any]) -> AsyncResult[Any]:
@@ -310,7 +313,6 @@ class Canvas:
 
 def go_on(self: Any) -> None:
     self.app._canvas.go_on(self.request)
-    raise Ignore("what follows is sent")
 
 
 def _opens(steps: Sequence[Step]) -> bool:

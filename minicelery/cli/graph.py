@@ -159,25 +159,18 @@ def _attribute(session: Session, module: str, path: str, call: str | None) -> Gr
 
 
 def _of_result(session: Session, id: str) -> Graph:
+    from minicelery.groups import GroupResult
+
     app = session.app()
     found = app.AsyncResult(id)
     if found.exists():
         return graph_of(found)
-    if (group := _saved_group(app, id)) is not None:
+    if hasattr(app.backend, "restore_group") and (group := GroupResult.restore(id, app=app)) is not None:
         return graph_of(group)
     raise ui.CommandError(
         f"{id}: no file, no module:name, and no task or saved group with this id in the result store",
         hint="a task that nobody has begun has no result yet, and an expired one none any more",
     )
-
-
-def _saved_group(app: Any, id: str) -> Any:
-    from minicelery.groups import GroupResult
-
-    restore: Any = getattr(GroupResult, "restore", None)
-    if restore is None or not hasattr(app.backend, "restore_group"):
-        return None
-    return restore(id, app=app)
 
 
 def _words(failure: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from minicelery.drawing.colours import colours_of, mark_of
@@ -79,15 +80,16 @@ class Chart:
 def escaped(text: str) -> str:
     """`text` in which nothing means anything to Mermaid, nor to Markdown or HTML within it."""
     found = []
+    numbered = re.match(r"\d+[.)]", text) is not None  # would begin a list
     for at, one in enumerate(text):
         before, after = text[at - 1 : at], text[at + 1 : at + 2]
         if one.isalnum():
-            plain = at > 0 or not one.isdigit()  # "1. " would begin a list
+            plain = at > 0 or not numbered
         elif one == "_":
             plain = before.isalnum() and after.isalnum()
-        elif one in " ,=./-":
+        elif one in " ,./-":
             plain = bool(before and after) and before != one
         else:
-            plain = one in "'()[]{}" or (ord(one) > 0x2000 and one.isprintable())
+            plain = one in "='()[]{}" or (ord(one) > 0x2000 and one.isprintable())
         found.append(one if plain else f"#{ord(one)};")
     return "".join(found)

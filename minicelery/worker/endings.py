@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minicelery import record, signals, states
@@ -106,7 +106,7 @@ class Endings:
         self._ran(call, states.FAILURE, error)
         if verdict is Verdict.ACK and self._rejects(call, error):
             verdict = Verdict.REJECT
-        more = self.recorder.of_the_rest(call.links, error, einfo.traceback) if call.links else ()
+        more = self._rest_of(call, error, einfo.traceback)
         return Outcome(call.delivery, verdict, stored, publish, shown(error, task)[:500], more=more)
 
     def _rejects(self, call: Call, error: BaseException) -> bool:
@@ -208,7 +208,7 @@ class Endings:
             log.info("Task %s[%s] %s: not run", message.task, message.id, why)
         else:
             log.warning("Task %s[%s] was terminated by %s: revoked", message.task, message.id, number.name)
-        return Outcome(call.delivery, Verdict.ACK, stored, more=self.recorder.of_the_rest(call.links, error))
+        return Outcome(call.delivery, Verdict.ACK, stored, more=self._rest_of(call, error))
 
     def internal_error(self, delivery: Delivery, error: BaseException) -> Outcome:
         """The outcome of a delivery at which minicelery itself, or a handler, has failed."""
@@ -251,7 +251,7 @@ class Endings:
         if self.recorder.wants(call):
             stored = self.recorder.state(call, states.FAILURE, record.exception_document(error), None)
         reason = f"rejected by the task: {error.reason}"
-        more = self.recorder.of_the_rest(call.links, error)
+        more = self._rest_of(call, error)
         return Outcome(call.delivery, Verdict.REJECT, stored, tuple(call.request.outbox), reason, more=more)
 
     def _reject(self, delivery: Delivery, reason: str, error: BaseException | None = None) -> Outcome:
@@ -299,7 +299,15 @@ class Endings:
             _, _, links = decode_body(message, self.accept)
         except (ContentDisallowed, DecodeError, InvalidTaskError, RecursionError):
             return []
-        return self.recorder.of_the_rest(links, error)
+        return self.recorder.of_the_rest(links, error, parent=message.id)
+
+    def _rest_of(
+        self, call: Call, error: BaseException | None, traceback: str | None = None
+    ) -> Sequence[Record]:
+        """The records of what will not follow a call."""
+        if not call.links:
+            return ()
+        return self.recorder.of_the_rest(call.links, error, traceback, call.delivery.message.id)
 
     # -- parts -----------------------------------------------------------------------------
 

@@ -247,7 +247,8 @@ class Executor(Endings):
             stored = None
             if PART_HEADER in call.delivery.message.headers and self.recorder.wants(call):
                 stored = self.recorder.state(call, states.IGNORED, None, None)
-            return Outcome(call.delivery, Verdict.ACK, stored, tuple(call.request.outbox))
+            publish, more = tuple(call.request.outbox), self._rest_of(call, None)
+            return Outcome(call.delivery, Verdict.ACK, stored, publish, more=more)
         if isinstance(error, Reject):
             return self._reject_by_task(call, error)
         if isinstance(error, Retry):

@@ -124,25 +124,34 @@ class Recorder:
         )  # fmt: skip
         return self._addressed(stored, message)
 
-    def of_the_rest(self, links: Any, error: BaseException, traceback: str | None = None) -> list[Record]:
-        """The FAILURE, for the same reason, of the calls that would have followed in a chain."""
+    def of_the_rest(
+        self, links: Any, error: BaseException | None, traceback: str | None = None, parent: str = ""
+    ) -> list[Record]:
+        """The records of the calls that would have followed `parent` in its chain.
+
+        They have failed for the same reason; where there is no `error` they are ignored, as it was.
+        """
         chain = links.get("chain") if isinstance(links, Mapping) else None
         if not self.enabled or not isinstance(chain, (list, tuple)):
             return []
-        found = []
-        for options in (options for link in reversed(chain) for options in calls_in(link)):
-            headers = options.get("headers")
-            part = _text(headers.get(PART_HEADER)) if isinstance(headers, Mapping) else None
-            id = _text(options.get("task_id"))
-            if id and (part or not options.get("ignore_result")):
-                stored = record.encode(
-                    id, states.FAILURE, record.exception_document(error), serializer=self.serializer,
-                    ttl=self.failure_ttl, zone=self.zone, compression=self.compression, traceback=traceback,
-                    group_id=_text(options.get("group_id")),
-                )  # fmt: skip
-                stored.reply_to = _text(options.get("reply_to")) or ""
-                stored.part_of = part or ""
-                found.append(stored)
+        state = states.IGNORED if error is None else states.FAILURE
+        result = None if error is None else record.exception_document(error)
+        found: list[Record] = []
+        for link in reversed(chain):
+            above = found[-1].id if found else parent
+            for options in calls_in(link):
+                headers = options.get("headers")
+                part = _text(headers.get(PART_HEADER)) if isinstance(headers, Mapping) else None
+                id = _text(options.get("task_id"))
+                if id and (part or not options.get("ignore_result")):
+                    stored = record.encode(
+                        id, state, result, serializer=self.serializer, ttl=self.failure_ttl, zone=self.zone,
+                        compression=self.compression, traceback=traceback,
+                        group_id=_text(options.get("group_id")), parent_id=above or None,
+                    )  # fmt: skip
+                    stored.reply_to = _text(options.get("reply_to")) or ""
+                    stored.part_of = part or ""
+                    found.append(stored)
         return found
 
     def _extra(self, call: Call) -> dict[str, Any]:

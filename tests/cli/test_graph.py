@@ -98,7 +98,6 @@ def test_an_id_is_drawn_with_the_states_of_its_tasks(shop: Project, run: Run) ->
     assert "n1 --> n2" in ran.out
 
 
-@pytest.mark.skipif(not hasattr(GroupResult, "restore"), reason="groups can't be saved")
 def test_a_saved_group_is_drawn_by_its_id(shop: Project, run: Run) -> None:
     with_records(shop, lambda app: GroupResult("g1", [app.AsyncResult(id) for id in "abc"], app=app).save())
     assert "group of 3" in run("-q", "-A", "tasks", "graph", "g1").out

@@ -422,3 +422,14 @@ def test_a_body_expires_some_time_after_it_was_sent(work: Work, monkeypatch: pyt
     monkeypatch.setattr(backend, "load_group", late)
     work.run()
     assert (result.state, again.state) == ("SUCCESS", "REVOKED")
+
+
+def test_what_would_follow_an_ignored_task_is_ignored_too(work: Work) -> None:
+    @work.app.task(name="ignored")
+    def ignored(*args: Any) -> None:
+        raise Ignore
+
+    assert work.value(chord([ignored.s() | work.say.s(), work.add.s(2)], work.say.s())) == [[None, 2]]
+    result = (work.add.s(1) | ignored.s() | work.say.s()).apply_async()
+    work.run()
+    assert result.state == "IGNORED"
