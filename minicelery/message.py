@@ -109,7 +109,6 @@ class Group:
     countdown: float | None = None  # seconds that the body waits once it could begin
     ttl: float | None = 86400.0  # seconds; None = for ever
     deadline: float | None = None  # unix seconds, after which the body is sent all the same
-    claimed: str = ""  # by which copy of the body, where it may have been sent more than once
     sent: float | None = None  # unix seconds; when the body was
 
 

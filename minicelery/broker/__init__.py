@@ -184,8 +184,11 @@ class CountingBackend(Backend, Protocol):
     def open_groups(self, groups: Sequence[Group]) -> None:
         """Keep groups, before any of their parts is sent.  One that is there already stays as it is."""
 
-    def load_group(self, id: str, copy: str = "") -> Group | None:
-        """The group, claimed by `copy` of its body unless another one was first; None where there is none."""
+    def load_group(self, id: str) -> Group | None:
+        """The group; None where there is none."""
+
+    def claim_group(self, id: str, copy: str) -> bool:
+        """Whether `copy` is the one copy of the group's body that may run; it is not owed any more."""
 
     def add_member(self, id: str, member: str) -> bool:
         """Have the body wait for one more part, the last in order; False where it does not wait any more."""
@@ -193,11 +196,11 @@ class CountingBackend(Backend, Protocol):
     def owed_groups(self, now: float) -> list[Message]:
         """Bodies that somebody has to send: whoever was to has not said so, or the deadline has come.
 
-        They are owed again, later, until `group_sent`.
+        They are owed again, after ever longer pauses, until one has claimed the group.
         """
 
     def group_sent(self, ids: Sequence[str]) -> None:
-        """The bodies of these groups are sent."""
+        """The bodies of these groups are sent: they are owed once more only if they have not begun for long."""
 
     def save_group(self, id: str, document: bytes, ttl: float | None) -> None:
         """Keep the document of a group's results for `ttl` seconds, None: for ever."""

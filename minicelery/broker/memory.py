@@ -260,7 +260,7 @@ class MemoryConsumer(Leased):
                 self._settle(done)
             fresh = self._take(want)
         if self._apart is not None:
-            self._apart.sent()
+            self._apart.settled()
         with self._store.changed:
             while want > 0 and not fresh and not self._woken and self._pause(until):
                 fresh = self._take(want)
@@ -430,9 +430,13 @@ class MemoryBackend:
         with self._store.changed:
             self._store.groups.add(groups)
 
-    def load_group(self, id: str, copy: str = "") -> Group | None:
+    def load_group(self, id: str) -> Group | None:
         with self._store.changed:
-            return self._store.groups.load(id, copy)
+            return self._store.groups.load(id)
+
+    def claim_group(self, id: str, copy: str) -> bool:
+        with self._store.changed:
+            return self._store.groups.claim(id, copy)
 
     def add_member(self, id: str, member: str) -> bool:
         with self._store.changed:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from minicelery.broker.chords import as_copy, released, resend_after
+from minicelery.broker.chords import LOOK_AGAIN, RESEND, as_copy, pause, released
 from minicelery.message import Group, Message, Record
 from minicelery.states import IGNORED, SUCCESS
 
@@ -20,6 +20,7 @@ class Counted:
     ended: set[str] = field(default_factory=set)
     owed_at: float | None = None
     tries: int = 0
+    claimed: str = ""
 
 
 class MemoryGroups:
@@ -47,19 +48,23 @@ class MemoryGroups:
         if found.group.sent or (well and len(found.ended) < len(found.group.members)):
             return None
         found.group.sent = time.time()
-        found.owed_at = time.time() + resend_after(0) if apart else None
+        found.owed_at = time.time() + RESEND if apart else None
         body = released(found.group.body, found.group.countdown)
         return as_copy(body) if apart else body
 
-    def load(self, id: str, copy: str) -> Group | None:
-        """The group; the first copy of its body that asks claims it."""
+    def load(self, id: str) -> Group | None:
+        """The group, as it is now."""
+        found = self.open.get(id)
+        return None if found is None else replace(found.group, members=list(found.group.members))
+
+    def claim(self, id: str, copy: str) -> bool:
+        """Whether the copy of the body is the first one that asks."""
         found = self.open.get(id)
         if found is None:
-            return None
-        if copy:
-            found.group.claimed = found.group.claimed or copy
-            found.owed_at = None
-        return replace(found.group, members=list(found.group.members))
+            return True
+        found.claimed = found.claimed or copy
+        found.owed_at = None
+        return found.claimed == copy
 
     def join(self, id: str, member: str) -> bool:
         """Have the body wait for one more; False where it is on its way."""
@@ -78,7 +83,7 @@ class MemoryGroups:
                 del self.open[id]
             elif found.owed_at is not None and found.owed_at <= now:
                 found.group.sent = found.group.sent or now
-                found.owed_at = now + resend_after(found.tries)
+                found.owed_at = now + pause(RESEND, found.tries)
                 found.tries += 1
                 bodies.append(as_copy(released(found.group.body, found.group.countdown)))
         for id in [id for id, (_, expires) in self.saved.items() if expires <= now]:
@@ -88,5 +93,5 @@ class MemoryGroups:
     def told(self, ids: Sequence[str]) -> None:
         """The bodies of these are sent."""
         for id in ids:
-            if (found := self.open.get(id)) is not None:
-                found.owed_at = None
+            if (found := self.open.get(id)) is not None and found.owed_at is not None:
+                found.owed_at = time.time() + pause(LOOK_AGAIN, found.tries)

@@ -44,12 +44,12 @@ class Bodies:
         if not hasattr(backend, "load_group"):
             return ChordError(f"this worker's result backend can't count chords: that of {id} is elsewhere")
         try:
-            group: Group | None = backend.load_group(id, copy)
-            if group is None:
-                return ChordError(f"the group {id} is not known any more: see result_chord_expires")
-            if copy and group.claimed != copy:
+            if copy and not backend.claim_group(id, copy):
                 log.info("Task %s[%s] was sent more than once: not run again", message.task, message.id)
                 return Outcome(call.delivery)
+            group: Group | None = backend.load_group(id)
+            if group is None:
+                return ChordError(f"the group {id} is not known any more: see result_chord_expires")
             lasts = message.headers.get(LASTS_HEADER)
             if isinstance(lasts, (int, float)) and group.sent and time.time() > group.sent + lasts:
                 return TaskRevokedError("expired")

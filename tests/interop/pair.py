@@ -113,10 +113,11 @@ class Site:
 
     def stop(self) -> None:
         try:
-            for (library, _), app in self._apps.items():
-                if library == "celery":
-                    _close_connections(app)
-                app.close()
+            with contextlib.ExitStack() as closing:  # each of them, whatever another one raises
+                for (library, _), app in self._apps.items():
+                    closing.callback(app.close)
+                    if library == "celery":
+                        closing.callback(_close_connections, app)
         finally:
             for worker in self.workers.values():
                 worker.send_signal(signal.SIGQUIT)  # cold: a warm stop takes Celery up to seven seconds
@@ -159,26 +160,15 @@ class Pair:
 
     def chain(self, *signatures: Any) -> list[Any]:
         """Send a chain; a result for each of its steps."""
-        if self.producer == "celery":
-            last = importlib.import_module("celery").chain(*signatures).apply_async()
-            results = [last]
-            while results[0].parent is not None:
-                results.insert(0, results[0].parent)
-            return results
-        # minicelery has no `chain` yet; this is the message that one makes.
-        first, *rest = signatures
-        ids = [fresh() for _ in rest]
-        steps = [step.set(task_id=id) for step, id in zip(rest, ids, strict=True)]
-        return [first.apply_async(chain=steps[::-1]), *map(self.app.AsyncResult, ids)]
+        results = [importlib.import_module(self.producer).chain(*signatures).apply_async()]
+        while results[0].parent is not None:
+            results.insert(0, results[0].parent)
+        return results
 
     def group(self, *signatures: Any) -> list[Any]:
         """Send a group; a result for each of its parts."""
-        if self.producer == "celery":
-            parts: list[Any] = importlib.import_module("celery").group(signatures).apply_async().results
-            return parts
-        # minicelery has no `group` yet; these are the messages that one makes.
-        id = fresh()
-        return [part.apply_async(group_id=id, group_index=index) for index, part in enumerate(signatures)]
+        parts: list[Any] = importlib.import_module(self.producer).group(signatures).apply_async().results
+        return parts
 
     def errors(self, name: str) -> type[Exception]:
         """The client library's own exception of that name."""
@@ -268,7 +258,11 @@ def _leave_results_alone() -> None:
 def _close_connections(app: Any) -> None:
     """Celery's `app.close` leaves its connections open, to be warned of when they are collected."""
     if app.conf.result_backend == "rpc://" and app.backend.result_consumer._consumer is not None:
-        app.backend.result_consumer.stop()
+        consumer = app.backend.result_consumer
+        try:
+            consumer.stop()
+        except OSError:  # the server has closed it, idle as it was
+            consumer._connection.collect()
     app.pool.force_close_all()
     importlib.import_module("kombu.pools").reset()
 

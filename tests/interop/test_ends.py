@@ -158,13 +158,12 @@ def test_a_chain_goes_to_and_fro_between_the_libraries(pair: Pair) -> None:
 def test_a_chain_ends_with_the_step_that_fails(pair: Pair) -> None:
     key = fresh()
     results = pair.chain(pair.sig("fail", "own"), pair.sig("note_result", key))
-    for result in results if pair.worker == "celery" else results[:1]:
+    for result in results:
         with pytest.raises(OrderError):
             result.get(timeout=TIMEOUT)
     pair.settled()
     assert pair.notes(key) == []
-    # Celery gives the steps that can't come any more the failure as their result.
-    assert results[1].state == ("FAILURE" if pair.worker == "celery" else "PENDING")
+    assert results[1].state == "FAILURE"
 
 
 @case(producers=("celery",))

@@ -415,8 +415,8 @@ def test_a_body_expires_some_time_after_it_was_sent(work: Work, monkeypatch: pyt
     backend = work.app.backend
     load = backend.load_group
 
-    def late(id: str, copy: str = "") -> Any:
-        found = load(id, copy)
+    def late(id: str) -> Any:
+        found = load(id)
         return replace(found, sent=found.sent - 61) if found.body.id == again.id else found
 
     monkeypatch.setattr(backend, "load_group", late)

@@ -80,7 +80,7 @@ class Settler:
             self._apart.store(outcomes)
         owed, hopeless = self._send(outcomes)
         if self._apart is not None and not owed and not hopeless:
-            self._apart.sent()
+            self._apart.settled()
         verdicts = Verdicts()
         rejected: list[tuple[Outcome, str]] = []
         for outcome in outcomes:

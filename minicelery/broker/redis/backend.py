@@ -27,7 +27,7 @@ class RedisBackend:
         given: str = options.get("global_keyprefix") or ""
         given = f"{given}_" if given and given[-1] not in ":_-." else given
         self.prefix = given + _KEY
-        self._groups = Groups(self._run, given)
+        self._groups = Groups(self._run, self._call, given)
         self._saved = given + _GROUP_KEY
         limit = int(options.get("pool_limit") or 10)
         self.pool = Pool(self.server, limit)
@@ -133,8 +133,11 @@ class RedisBackend:
     def open_groups(self, groups: Sequence[Group]) -> None:
         self._groups.open(groups)
 
-    def load_group(self, id: str, copy: str = "") -> Group | None:
-        return self._groups.load(id, copy)
+    def load_group(self, id: str) -> Group | None:
+        return self._groups.load(id)
+
+    def claim_group(self, id: str, copy: str) -> bool:
+        return self._groups.claim(id, copy)
 
     def add_member(self, id: str, member: str) -> bool:
         return self._groups.join(id, member)
@@ -143,7 +146,7 @@ class RedisBackend:
         return self._groups.owed(now)
 
     def group_sent(self, ids: Sequence[str]) -> None:
-        self._call("ZREM", self._groups.base, *ids)
+        self._groups.said(ids)
 
     def save_group(self, id: str, document: bytes, ttl: float | None) -> None:
         expiry = () if ttl is None else ("PX", max(1, int(ttl * 1000)))

@@ -19,7 +19,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from minicelery.broker.chords import MOST_RESEND, RESEND, as_copy
+from minicelery.broker.chords import LOOK_AGAIN, RESEND, as_copy
 from minicelery.broker.redis.envelope import decode, encode, step_of
 from minicelery.broker.redis.link import Script
 from minicelery.message import Group, Message, Record
@@ -81,17 +81,28 @@ return 1
 """,
 )
 
-# KEYS: the zset.  ARGV: id, copy or nothing.
-_LOAD = Script(
+# KEYS: the zset.  ARGV: id, copy.
+_CLAIM = Script(
     "",
     """
 local group = KEYS[1] .. ':' .. ARGV[1]
-if redis.call('EXISTS', group) == 0 then return nil end
-if ARGV[2] ~= '' then
-  redis.call('HSETNX', group, 'claimed', ARGV[2])
-  redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[1], ARGV[1])
+if redis.call('EXISTS', group) == 0 then return 1 end
+redis.call('HSETNX', group, 'claimed', ARGV[2])
+return redis.call('HGET', group, 'claimed') == ARGV[2] and 1 or 0
+""",
+)
+
+# KEYS: the zset.  ARGV: now, seconds to the first look, ids…
+_SAID = Script(
+    "",
+    """
+for at = 3, #ARGV do
+  local tries = redis.call('HGET', KEYS[1] .. ':' .. ARGV[at], 'tries') or 0
+  local pause = tonumber(ARGV[2]) * 2 ^ math.min(tonumber(tries), 10)
+  redis.call('ZADD', KEYS[1], 'XX', tonumber(ARGV[1]) + pause, ARGV[at])
 end
-return redis.call('HMGET', group, 'ids', 'passes', 'envelope', 'queue', 'claimed', 'sent')
+return 1
 """,
 )
 
@@ -111,7 +122,7 @@ return 1
 """,
 )
 
-# KEYS: the zset.  ARGV: now, seconds to the next try, at most so many.
+# KEYS: the zset.  ARGV: now, seconds to the next try.
 _OWED = Script(
     COUNT,
     """
@@ -124,7 +135,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT
   else
     redis.call('HSETNX', group, 'sent', seconds())
     local tries = redis.call('HINCRBY', group, 'tries', 1)
-    local pause = math.min(tonumber(ARGV[3]), tonumber(ARGV[2]) * 2 ^ math.min(tries - 1, 20))
+    local pause = tonumber(ARGV[2]) * 2 ^ math.min(tries - 1, 10)
     redis.call('ZADD', KEYS[1], tonumber(ARGV[1]) + pause, id)
     found[#found + 1] = fields[1]
     found[#found + 1] = fields[2]
@@ -157,8 +168,9 @@ def bodies_of(answer: Sequence[Any]) -> list[Message]:
 class Groups:
     """The groups of one result store."""
 
-    def __init__(self, ask: Any, prefix: str) -> None:
-        self._ask = ask  # runs a script: keys, arguments
+    def __init__(self, run: Any, call: Any, prefix: str) -> None:
+        self._run = run  # a script, with keys and arguments
+        self._call = call  # a command
         self.base = f"{prefix}minicelery.groups"
 
     def open(self, groups: Sequence[Group]) -> None:
@@ -180,27 +192,32 @@ class Groups:
                 *(text for pair in fields.items() for text in pair),
             )
         if arguments:
-            self._ask(_OPEN, [self.base], arguments)
+            self._run(_OPEN, [self.base], arguments)
 
-    def load(self, id: str, copy: str) -> Group | None:
+    def load(self, id: str) -> Group | None:
         """See `CountingBackend.load_group`."""
-        found = self._ask(_LOAD, [self.base], [id, copy])
-        if found is None:
+        fields = ("ids", "passes", "envelope", "queue", "sent")
+        ids, passes, envelope, queue, sent = self._call("HMGET", f"{self.base}:{id}", *fields)
+        if ids is None:
             return None
-        ids, passes, envelope, queue, claimed, sent = found
         body = decode(envelope, queue.decode(), 0).message
-        return Group(
-            id, json.loads(ids), body, passes == b"1", claimed=(claimed or b"").decode(),
-            sent=None if sent is None else float(sent),
-        )  # fmt: skip
+        return Group(id, json.loads(ids), body, passes == b"1", sent=None if sent is None else float(sent))
+
+    def claim(self, id: str, copy: str) -> bool:
+        """See `CountingBackend.claim_group`."""
+        return bool(self._run(_CLAIM, [self.base], [id, copy]))
+
+    def said(self, ids: Sequence[str]) -> None:
+        """See `CountingBackend.group_sent`."""
+        self._run(_SAID, [self.base], [f"{time.time():.6f}", LOOK_AGAIN, *ids])
 
     def join(self, id: str, member: str) -> bool:
         """See `CountingBackend.add_member`."""
-        return bool(self._ask(_JOIN, [self.base], [id, json.dumps(member)]))
+        return bool(self._run(_JOIN, [self.base], [id, json.dumps(member)]))
 
     def owed(self, now: float) -> list[Message]:
         """See `CountingBackend.owed_groups`."""
-        return bodies_of(self._ask(_OWED, [self.base], [f"{now:.6f}", RESEND, MOST_RESEND]))
+        return bodies_of(self._run(_OWED, [self.base], [f"{now:.6f}", RESEND]))
 
 
 def owe_at() -> str:

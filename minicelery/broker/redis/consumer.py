@@ -114,7 +114,7 @@ class RedisConsumer(Leased):
         for outcome in done:
             self._held.pop(outcome.delivery.receipt, None)
         if self._apart is not None:
-            self._apart.sent()
+            self._apart.settled()
         if len(answer) < 2:
             return [], float(answer[0]) if answer and answer[0] else None
         return self._take(answer), None

@@ -68,8 +68,11 @@ class SQLiteBackend:
     def open_groups(self, chords: Sequence[Group]) -> None:
         self.file.write(lambda connection: groups.open_groups(connection, chords))
 
-    def load_group(self, id: str, copy: str = "") -> Group | None:
-        return self.file.write(lambda connection: groups.load_group(connection, id, copy))
+    def load_group(self, id: str) -> Group | None:
+        return self.file.read(lambda connection: groups.load_group(connection, id))
+
+    def claim_group(self, id: str, copy: str) -> bool:
+        return self.file.write(lambda connection: groups.claim_group(connection, id, copy))
 
     def add_member(self, id: str, member: str) -> bool:
         return self.file.write(lambda connection: groups.add_member(connection, id, member))
@@ -80,7 +83,7 @@ class SQLiteBackend:
         return self.file.write(lambda connection: groups.owed_groups(connection, now))
 
     def group_sent(self, ids: Sequence[str]) -> None:
-        self.file.write(lambda connection: groups.group_sent(connection, ids))
+        self.file.write(lambda connection: groups.group_sent(connection, ids, time.time()))
 
     def save_group(self, id: str, document: bytes, ttl: float | None) -> None:
         row = (id, document, None if ttl is None else time.time() + ttl)

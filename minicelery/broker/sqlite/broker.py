@@ -199,7 +199,7 @@ class SQLiteConsumer(Leased):
             self._keep_elsewhere(done)
             fresh = self._turn(done, want)
             if self._apart is not None:
-                self._apart.sent()
+                self._apart.settled()
         else:
             fresh = self._turn((), want) if want > 0 and self._next_at() <= 0 else []
         if not fresh and want > 0 and wait > 0:

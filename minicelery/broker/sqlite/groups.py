@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from minicelery.broker.chords import as_copy, resend_after
+from minicelery.broker.chords import LOOK_AGAIN, RESEND, as_copy, pause
 from minicelery.broker.sqlite.rows import message_of, row_of
 from minicelery.message import Group, Message, Record
 from minicelery.serialization import decode_json, encode_json
@@ -31,6 +31,7 @@ _ANY_LATE = (
 )
 _OWE = "UPDATE chords SET sent = coalesce(sent, ?), owed = ?, tries = tries + 1 WHERE id = ?"
 _CLAIM = "UPDATE chords SET claimed = ?1, owed = NULL WHERE id = ?2 AND claimed IN ('', ?1)"
+_SAID = "UPDATE chords SET owed = ? WHERE id = ? AND owed IS NOT NULL AND sent IS NOT NULL"
 _JOIN = "UPDATE chords SET members = ?, size = ? WHERE id = ?"
 
 
@@ -59,7 +60,7 @@ def count(
             continue
         connection.execute(_COUNT, (record.part_of,))
         well = record.state in (SUCCESS, IGNORED)
-        owed = None if send is not None else now + resend_after(0)
+        owed = None if send is not None else now + RESEND
         for described, payload, countdown in connection.execute(
             _RELEASE, (well, owed, record.part_of, now)
         ).fetchall():
@@ -71,18 +72,23 @@ def count(
     return bodies
 
 
-def load_group(connection: sqlite3.Connection, id: str, copy: str) -> Group | None:
+def load_group(connection: sqlite3.Connection, id: str) -> Group | None:
     """See `CountingBackend`."""
-    if copy:
-        connection.execute(_CLAIM, (copy, id))
     row = connection.execute(
-        "SELECT members, passes, body, payload, countdown, claimed, sent FROM chords WHERE id = ?", (id,)
+        "SELECT members, passes, body, payload, countdown, sent FROM chords WHERE id = ?", (id,)
     ).fetchone()
     if row is None:
         return None
-    members, passes, described, payload, countdown, claimed, sent = row
+    members, passes, described, payload, countdown, sent = row
     body = _body(described, payload, None, 0.0)
-    return Group(id, decode_json(members), body, bool(passes), countdown, claimed=claimed, sent=sent)
+    return Group(id, decode_json(members), body, bool(passes), countdown, sent=sent)
+
+
+def claim_group(connection: sqlite3.Connection, id: str, copy: str) -> bool:
+    """See `CountingBackend`."""
+    connection.execute(_CLAIM, (copy, id))
+    row = connection.execute("SELECT claimed FROM chords WHERE id = ?", (id,)).fetchone()
+    return row is None or row[0] == copy
 
 
 def add_member(connection: sqlite3.Connection, id: str, member: str) -> bool:
@@ -107,16 +113,17 @@ def owed_groups(connection: sqlite3.Connection, now: float) -> list[Message]:
     _drop_expired(connection, now)
     bodies = []
     for id, tries, described, payload, countdown in connection.execute(_LATE, (now,)).fetchall():
-        connection.execute(_OWE, (now, now + resend_after(tries), id))
+        connection.execute(_OWE, (now, now + pause(RESEND, tries), id))
         bodies.append(as_copy(_body(described, payload, countdown, now)))
     return bodies
 
 
-def group_sent(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
+def group_sent(connection: sqlite3.Connection, ids: Sequence[str], now: float) -> None:
     """See `CountingBackend`."""
-    connection.executemany(
-        "UPDATE chords SET owed = NULL WHERE id = ? AND sent IS NOT NULL", [(id,) for id in ids]
-    )
+    for id in ids:
+        row = connection.execute("SELECT tries FROM chords WHERE id = ?", (id,)).fetchone()
+        if row is not None:
+            connection.execute(_SAID, (now + pause(LOOK_AGAIN, row[0]), id))
 
 
 def _drop_expired(connection: sqlite3.Connection, now: float) -> None:
