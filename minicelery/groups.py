@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from minicelery import saved_groups
 from minicelery._state import get_current_app
 from minicelery.awaiting import in_thread
-from minicelery.joining import assert_will_not_block
+from minicelery.joining import allow_join_result, assert_will_not_block
 from minicelery.lineage import calls_before, raise_first_failure, read_all
 from minicelery.message import new_id
 from minicelery.result import AsyncResult, EagerResult, ids_with_parents, result_from_tuple, tuple_of_parents
@@ -365,15 +365,18 @@ class GroupResult(ResultSet):
 
 
 class EagerGroupResult(GroupResult):
-    """The result of a group that was run at once, by `apply`."""
+    """The result of a group that was run at once, by `apply`: never waited for, so in tasks too."""
 
-    def get(
-        self, timeout: float | None = None, propagate: bool = True, *args: Any, **options: Any
-    ) -> list[Any]:
-        """The values, or raise what the first has failed with; inside of a task too."""
-        return super().get(timeout, propagate, *args, **{**options, "disable_sync_subtasks": False})
+    def get(self, *args: Any, **options: Any) -> list[Any]:
+        """The values, or raise what the first has failed with."""
+        with allow_join_result():
+            return super().get(*args, **options)
 
     join_native = get
+
+    async def aget(self, *args: Any, **options: Any) -> list[Any]:
+        """See `get`."""
+        return self.get(*args, **options)
 
 
 class _Values:

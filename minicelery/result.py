@@ -279,6 +279,15 @@ class AsyncResult(StoredCall, Generic[R]):
         """`revoke`, without blocking the event loop."""
         await in_thread(self.app, partial(self.revoke, connection, terminate, signal, wait, timeout))
 
+    def revoke_by_stamped_headers(
+        self, headers: Any, connection: Any = None, terminate: bool = False,
+        signal: str | int | None = None, wait: bool = False, timeout: float | None = None,
+    ) -> None:  # fmt: skip
+        """Have calls not run that bear these stamps, whichever they are; see `app.control`."""
+        self.app.control.revoke_by_stamped_headers(
+            headers, terminate=terminate, signal=signal or "SIGTERM", reply=wait, timeout=timeout
+        )
+
     # -- as a value ------------------------------------------------------------------------
 
     @property

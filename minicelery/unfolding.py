@@ -188,6 +188,8 @@ class Canvas:
             raise ValueError(f"{request.task}[{request.id}] is not a part of a chord's header")
         steps = steps_of(call)
         last = _with_an_end(steps)
+        if not call.id:  # the same whenever this attempt is run: what waits for it waits for one
+            last.options["task_id"] = f"{request.id}.{request.retries}.{len(request.outbox)}"
         _counts_in(last, group)
         last.options["group_id"] = request.group
         backend: Any = self.app.backend

@@ -41,7 +41,7 @@ class MemoryGroups:
     def count(self, record: Record, apart: bool = False) -> Message | None:
         """Count the end of a part; the body where that is now to be sent.  `apart`: by somebody else."""
         found = self.open.get(record.part_of)
-        if found is None:
+        if found is None or record.id in found.ended:
             return None
         found.ended.add(record.id)
         well = record.state in (SUCCESS, IGNORED)

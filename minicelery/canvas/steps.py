@@ -43,8 +43,7 @@ def steps_of(whole: Signature[Any], args: Sequence[Any] = (), kwargs: Mapping[st
         steps = _steps(whole)
     except RecursionError:
         raise ImproperlyConfigured(f"a {whole.task} contains itself, or {TOO_DEEP}") from None
-    if len(steps) > 1 and isinstance(steps[-1], Fork) and not steps[-1].parts:
-        steps.pop()  # nothing is to be called with the last result: that is the result
+    _end_of(steps)
     begin_with(steps, args, kwargs or {})
     set_options(steps, options)
     return steps
@@ -105,6 +104,7 @@ def _fork(members: group) -> Fork:
             parts.append([_call(member)])
             continue
         steps = _steps(member)
+        _end_of(steps)
         if len(steps) == 1 and isinstance(steps[0], Fork):
             parts += steps[0].parts
         elif steps:
@@ -112,11 +112,23 @@ def _fork(members: group) -> Fork:
     return Fork(parts)
 
 
+def _end_of(steps: list[Step]) -> None:
+    """Where nothing is to be called with the last result, that is the result."""
+    if len(steps) > 1 and _is_nothing(steps[-1]):
+        steps.pop()
+
+
 def join(first: list[Step], then: list[Step]) -> None:
     """Have `then` follow `first`."""
+    if first and then and _is_nothing(first[-1]) and _is_nothing(then[0]):
+        then = then[1:]
     if first and then and isinstance(first[-1], Fork) and isinstance(then[0], Fork):
         first.append(accumulate(first[-1]))
     first += then
+
+
+def _is_nothing(step: Step) -> bool:
+    return isinstance(step, Fork) and not step.parts
 
 
 def accumulate(fork: Fork) -> Signature[Any]:

@@ -65,6 +65,12 @@ def test_a_part_counts_once_however_often_it_ends(store: Any) -> None:
     assert store.store([part("1"), part("2")]) == []
 
 
+def test_a_part_that_has_ended_well_does_not_fail_any_more(store: Any) -> None:
+    store.open_groups([group(["1", "2"])])
+    assert store.store([part("1"), part("1", "FAILURE")]) == []
+    assert sent(store.store([part("2")])) == ["body"]
+
+
 def test_the_first_part_that_fails_releases_the_body(store: Any) -> None:
     for state in ("FAILURE", "REVOKED"):
         store.open_groups([group(["1", "2", "3"], state)])

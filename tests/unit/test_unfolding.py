@@ -333,6 +333,21 @@ def test_a_part_adds_another_one(work: Work) -> None:
     assert work.value(chord([grow.s(3), work.add.s(9)], work.say.s())) == [[3, 9, 2, 1, 0]]
 
 
+def test_a_part_that_runs_again_adds_the_same_one(work: Work) -> None:
+    @work.app.task(bind=True, name="grow")
+    def grow(self: Any) -> int:
+        self.add_to_chord(work.add.s(3))
+        return 1
+
+    result = chord([grow.s()], work.say.s())()
+    consumer = work.app.broker.consumer(["celery"], new_id(), work.app.backend)
+    (delivery,) = consumer.swap([], 1, 0.0)
+    Executor(work.app).run(delivery)  # whoever ran it died with the outcome
+    consumer.close()
+    work.run()
+    assert result.get(timeout=1) == [[1, 3]]
+
+
 def test_only_a_part_adds_to_its_chord(work: Work) -> None:
     @work.app.task(bind=True, name="grow")
     def grow(self: Any) -> None:
@@ -433,3 +448,13 @@ def test_what_would_follow_an_ignored_task_is_ignored_too(work: Work) -> None:
     result = (work.add.s(1) | ignored.s() | work.say.s()).apply_async()
     work.run()
     assert result.state == "IGNORED"
+
+
+def test_an_empty_group_at_the_end_changes_nothing_wherever_it_is(work: Work) -> None:
+    a, b = work.add.s(1, 1), work.add.s(2, 2)
+    nothing = group([])
+    assert work.value(chord([a | nothing, b], work.say.s())) == [[2, 4]]
+    assert work.value(chord([chord([a], nothing), b], work.say.s())) == [[[2], 4]]
+    assert work.value(group([a | nothing, b])) == [2, 4]
+    assert work.value(chain([a, nothing, nothing], app=work.app)) == 2
+    assert work.value(chain([a, nothing, work.say.s()])) == [[]]
