@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 LINGER = 1.0
 """Seconds that the thread stays when there is nothing to call."""
+QUIET = 60.0
+"""Seconds from one word about an outage to the next."""
 
 
 class CallingThread:
@@ -118,6 +121,7 @@ class _Expecting:
             ear=self,
         )
         self._metas: dict[str, Meta] = {}
+        self._quiet_until = float("-inf")
 
     @property
     def loop(self) -> Place:
@@ -135,7 +139,7 @@ class _Expecting:
         if id not in self._pending:
             return
         if isinstance(news, BackendUnavailable):
-            log.warning("Waiting for task %s to call back, and its result store is gone: %s", id, news)
+            self._warn(id, news)
             self._hear([id])
         elif isinstance(news, Exception):
             self._give_up(id, news)
@@ -144,6 +148,13 @@ class _Expecting:
             self._pending.discard(id)
             if not self._pending:
                 self._call()
+
+    def _warn(self, id: str, error: Exception) -> None:
+        if time.monotonic() < self._quiet_until:
+            return
+        self._quiet_until = time.monotonic() + QUIET
+        count = len(self._pending)
+        log.warning("%d results, of task %s and others, are awaited for a callback: %s", count, id, error)
 
     def _give_up(self, id: str, error: Exception) -> None:
         self._pending.clear()

@@ -1,25 +1,111 @@
-"""Built-in tasks by which chords that Celery's producers have sent go on, where a part's end can't do it."""
+"""Chords that Celery's producers have sent: unfolded as Celery does, and the tasks by which they go on.
+
+What follows from the end of a part is in `worker.foreign_chords`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from minicelery.exceptions import BackendError, Ignore
-from minicelery.unfolding import UNTIL_DONE
+from minicelery.canvas.steps import Fork, Step, accumulate, begin_with, carried
+from minicelery.exceptions import BackendError, BackendUnavailable, Ignore, OperationalError
+from minicelery.message import Message
 
 if TYPE_CHECKING:
+    from minicelery.app import Celery
     from minicelery.worker.foreign_chords import ForeignChords
 
 COUNT_PART = "minicelery.count_part"
 """Counts a part that ended while the result store could not be reached."""
 UNLOCK = "celery.chord_unlock"
 """Celery's own: looks again and again whether all parts have ended, and then calls the body."""
-BUILT_IN_OPTIONS: dict[str, Any] = {
-    **UNTIL_DONE, "bind": True, "autoretry_for": (*UNTIL_DONE["autoretry_for"], BackendError)
+OPTIONS: dict[str, Any] = {
+    "bind": True, "autoretry_for": (BackendUnavailable, BackendError, OperationalError)
 }  # fmt: skip
+"""Options of these built-in tasks, beside `unfolding.UNTIL_DONE`."""
 MOST_LOOKS = 10_000
 """Looks at a chord whose parts nothing limits in time."""
+
+
+# -- the next link of a chain ----------------------------------------------------------------------
+
+
+def is_foreign(link: Mapping[str, Any]) -> bool:
+    """Whether a link of a chain is a chord that Celery has given its ids: its own is that of its header."""
+    if link.get("subtask_type") != "chord":
+        return False
+    own, kwargs = link.get("options"), link.get("kwargs")
+    header = kwargs.get("header") if isinstance(kwargs, Mapping) else None
+    options = header.get("options") if isinstance(header, Mapping) else None
+    if not isinstance(own, Mapping) or not isinstance(options, Mapping):
+        return False
+    return bool(own.get("task_id")) and own["task_id"] == options.get("task_id")
+
+
+def unfold(
+    app: Celery, steps: Sequence[Step], left: Sequence[Mapping[str, Any]], origin: Mapping[str, Any]
+) -> list[Message] | None:
+    """What begins, its parts as Celery sends them: workers of both libraries count them.
+
+    `left` are links that follow all of it, the next one last.  None where the result store can't
+    count them, or not now.
+    """
+    open_group = getattr(app.backend, "open_celery_group", None)
+    if open_group is None:
+        return None
+    messages: list[Message] = []
+    sizes: list[tuple[str, int]] = []
+    _unfold(app, steps, left, origin, messages, sizes)
+    conf = app.conf
+    given = conf.result_expires if conf.result_chord_expires is None else conf.result_chord_expires
+    try:
+        for id, size in sizes:
+            open_group(id, size, given.total_seconds() if hasattr(given, "total_seconds") else given)
+    except (BackendUnavailable, BackendError):
+        return None
+    return messages
+
+
+def _unfold(
+    app: Celery, steps: Sequence[Step], left: Sequence[Mapping[str, Any]] | None, origin: Mapping[str, Any],
+    messages: list[Message], sizes: list[tuple[str, int]],
+) -> None:  # fmt: skip
+    first, rest = steps[0], steps[1:]
+    if not isinstance(first, Fork):
+        links = [*(left or ()), *reversed(carried(rest))] if rest or left else None
+        messages.append(message_of(app._sender, first, links, origin, False))
+        return
+    parts = [part for part in first.parts if part]
+    if rest and not parts:
+        begin_with(rest, ([],), {})
+        _unfold(app, rest, left, origin, messages, sizes)
+        return
+    body = _body([*carried(rest), *reversed(left or ())], first.id) if rest else None
+    for index, part in enumerate(parts):
+        last = part[-1]
+        if body is not None:
+            if isinstance(last, Fork):
+                part.append(last := accumulate(last))
+            last.options.update(chord=body, group_id=first.id, group_index=index)
+        elif not isinstance(last, Fork) and "chord" not in last.options:
+            last.options.update(group_id=first.id, group_index=index)
+        _unfold(app, part, None, origin, messages, sizes)
+    if body is not None:
+        sizes.append((first.id, len(parts)))
+
+
+def _body(links: list[Mapping[str, Any]], group: str) -> dict[str, Any]:
+    """The links as one signature, which parts carry."""
+    if len(links) == 1:
+        (only,) = links
+        return {**only, "options": {"group_id": group, **only["options"]}}
+    options = {"task_id": links[-1]["options"].get("task_id")}
+    return {"task": "celery.chain", "args": [], "kwargs": {"tasks": links}, "options": options,
+            "subtask_type": "chain", "immutable": False}  # fmt: skip
+
+
+# -- built-in tasks --------------------------------------------------------------------------------
 
 
 def count_part(
@@ -44,7 +130,7 @@ def unlock(
         most = min(most, int(seconds / pause))
     last = self.request.retries >= most
     if not _of(self).unlock(self.request, group_id, callback, result, last=last):
-        raise self.retry(countdown=pause, max_retries=None)
+        raise self.retry(countdown=pause, max_retries=most)
     raise Ignore("the body is called")
 
 
@@ -56,4 +142,5 @@ def _of(task: Any) -> ForeignChords:
     return ForeignChords(task.app, Links(task.app), Recorder(task.app, task.request.hostname))
 
 
-BUILT_IN_CHORDS: dict[str, Callable[..., Any]] = {COUNT_PART: count_part, UNLOCK: unlock}
+BUILT_IN: dict[str, Callable[..., Any]] = {COUNT_PART: count_part, UNLOCK: unlock}
+"""Functions of these tasks, by the tasks' names."""

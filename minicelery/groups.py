@@ -14,7 +14,7 @@ from minicelery.lineage import calls_before, raise_first_failure, read_all
 from minicelery.message import new_id
 from minicelery.result import AsyncResult, EagerResult, ids_with_parents, result_from_tuple, tuple_of_parents
 from minicelery.stored import has_failed, raise_stored
-from minicelery.waiting import NET, Tally, finals, late
+from minicelery.waiting import NET, Tally, finals
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -225,8 +225,7 @@ class ResultSet:
         values = _Values(propagate, follow_parents, callback)
         values.take(tally.ended)
         left = len(tally.calls)
-        words = late(tally.calls, left, timeout) if left else ""
-        async with Documents(tally.calls, timeout, words, interval if on_interval else None) as documents:
+        async with Documents(tally.calls, timeout, interval if on_interval else None) as documents:
             while left:
                 meta, ended = await documents.next()
                 if meta is None and on_interval is not None:

@@ -22,6 +22,7 @@ from minicelery.broker.listening import open_listener
 from minicelery.exceptions import BackendUnavailable, TimeoutError
 from minicelery.lineage import read_all
 from minicelery.message import Record
+from minicelery.waiting import late
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -56,15 +57,15 @@ class Documents:
     They end with the final one of the last result.
     """
 
-    __slots__ = ("_end", "_hearings", "_inbox", "_interval", "_late", "_loop", "_pending")
+    __slots__ = ("_end", "_hearings", "_inbox", "_interval", "_is_read", "_late", "_loop", "_pending")
 
     def __init__(
-        self, results: Sequence[AsyncResult[Any]], timeout: float | None, late: str,
-        interval: float | None = None,
-    ) -> None:  # fmt: skip
+        self, results: Sequence[AsyncResult[Any]], timeout: float | None, interval: float | None = None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._end = None if timeout is None else self._loop.time() + max(0.0, timeout)
-        self._late = late
+        self._late = partial(late, results, timeout=timeout)
+        self._is_read = False
         self._interval = interval
         self._pending: dict[str, list[AsyncResult[Any]]] = {}
         for result in results:
@@ -97,12 +98,7 @@ class Documents:
         """
         end = self._end
         if self._hearings is None:  # there is no time to wait
-            calls = [call for calls in self._pending.values() for call in calls]
-            await in_thread(self._any().app, partial(read_all, calls))
-            if any(call._final is None for call in calls):
-                raise TimeoutError(self._late)
-            self._pending.clear()
-            return calls[0]._final, calls
+            return await self._read_once()
         until = end
         if self._interval is not None:
             now = self._loop.time()
@@ -115,8 +111,21 @@ class Documents:
                 call._keep(meta)
             return meta, calls
         if end is not None and self._loop.time() >= end:
-            raise TimeoutError(self._late)
+            raise TimeoutError(self._late(len(self._pending)))
         return None, []
+
+    async def _read_once(self) -> tuple[Meta | None, list[AsyncResult[Any]]]:
+        ended: list[AsyncResult[Any]] = []
+        if not self._is_read:
+            self._is_read = True
+            calls = [call for calls in self._pending.values() for call in calls]
+            await in_thread(self._any().app, partial(read_all, calls))
+            ended = [call for call in calls if call._final is not None]
+        if not ended:
+            raise TimeoutError(self._late(len(self._pending)))
+        for call in ended:
+            self._pending.pop(call.id, None)
+        return ended[0]._final, ended
 
 
 class Place(Protocol):

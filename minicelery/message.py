@@ -32,9 +32,7 @@ COPY_HEADER = "x-minicelery-copy"
 """Header of a body that may have been sent more than once: what tells it from the other copies."""
 UNIQUE_HEADER = "x-minicelery-unique"
 """Header of a unique call: the key under which there is no other one of its task."""
-OWN_HEADERS = frozenset(
-    {TURN_HEADER, PART_HEADER, BODY_HEADER, LASTS_HEADER, COPY_HEADER, UNIQUE_HEADER}
-)
+OWN_HEADERS = frozenset({TURN_HEADER, PART_HEADER, BODY_HEADER, LASTS_HEADER, COPY_HEADER, UNIQUE_HEADER})
 """What a message carries for minicelery itself."""
 
 
@@ -109,6 +107,7 @@ class Group:
     countdown: float | None = None  # seconds that the body waits once it could begin
     ttl: float | None = 86400.0  # seconds; None = for ever
     deadline: float | None = None  # unix seconds, after which the body is sent all the same
+    until: float | None = None  # unix seconds; so long the results of its members are kept at least
     sent: float | None = None  # unix seconds; when the body was
 
 

@@ -12,11 +12,14 @@ from minicelery.message import OWN_HEADERS, Message
 T = TypeVar("T")
 
 # Headers that protocol 2 defines; all others are the caller's own.
-_PROTOCOL_HEADERS = frozenset(
-    "lang task id shadow eta expires group group_index retries timelimit root_id parent_id argsrepr "
-    "kwargsrepr origin ignore_result replaced_task_nesting stamped_headers stamps compression "
-    "redelivered x-delivery-count".split()
-) | OWN_HEADERS
+_PROTOCOL_HEADERS = (
+    frozenset(
+        "lang task id shadow eta expires group group_index retries timelimit root_id parent_id argsrepr "
+        "kwargsrepr origin ignore_result replaced_task_nesting stamped_headers stamps compression "
+        "redelivered x-delivery-count".split()
+    )
+    | OWN_HEADERS
+)
 
 
 class Read(Generic[T]):

@@ -16,7 +16,7 @@ from minicelery.joining import denied_join_result as denied_join_result
 from minicelery.lineage import calls_before, dependencies, raise_first_failure, steps_before
 from minicelery.stop_signals import stop_signal
 from minicelery.stored import StoredCall, has_failed, raise_stored
-from minicelery.waiting import NET, finals, late
+from minicelery.waiting import NET, finals
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -200,7 +200,7 @@ class AsyncResult(StoredCall, Generic[R]):
             from minicelery.hearing import Documents
 
             tick = interval if on_interval else NET if earlier else None
-            async with Documents([self], timeout, late([self], 1, timeout), tick) as documents:
+            async with Documents([self], timeout, tick) as documents:
                 while self._final is None:
                     meta, _ = await documents.next()
                     if meta is not None:
@@ -229,7 +229,7 @@ class AsyncResult(StoredCall, Generic[R]):
             return
         from minicelery.hearing import Documents
 
-        async with Documents([self], timeout, late([self], 1, timeout)) as documents:
+        async with Documents([self], timeout) as documents:
             change: StateChange | None = None
             # Not until `_final` is set: whoever else awaits this result may have heard before.
             while change is None or change.state not in states.READY_STATES:

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from minicelery import announcing, serialization, signals
 from minicelery._state import request_var
-from minicelery.canvas import Signature, links_for_body
+from minicelery.canvas import links_for_body
 from minicelery.exceptions import EncodeError, ImproperlyConfigured, QueueNotFound
 from minicelery.limits import of_task
 from minicelery.message import (
-    OWN_HEADERS,
-    PART_HEADER,
     HeadersTemplate,
     Message,
     Origin,
@@ -25,7 +23,6 @@ from minicelery.message import (
 )
 from minicelery.options import (
     PLACED,
-    check_call,
     check_carried,
     check_limits,
     check_priority,
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
     from minicelery.task import Task
 
 
-_OF_A_MEMBER = frozenset({"task_id", "group_id", "group_index", "headers"})
 MOST_ROUTES = 1000
 """Queues named by calls of one task whose routes are kept."""
 
@@ -314,52 +310,6 @@ class Sender:
             self.compress(message, defaults.compression)
         return message
 
-    def message_of(
-        self, call: Signature[Any], links: Sequence[Mapping[str, Any]] | None, origin: Mapping[str, Any] | None,
-        check: bool,
-    ) -> Message:  # fmt: skip
-        """A signature that has an id as a message.
-
-        `links` are the rest of its chain, the next one last; `origin` options that it has where it
-        has no own.  With `check`, which a worker's follow-up is without, its arguments must fit, and
-        it is not sent where it is unique and there already.
-        """
-        task = self.app.tasks.get(call.task)
-        args: Sequence[Any] = tuple(call.args)
-        kwargs: Mapping[str, Any] = call.kwargs
-        if check and task is not None and task.typing:
-            task.check_arguments(args, kwargs)
-        defaults = self.defaults(task)
-        options: Mapping[str, Any] = call.options
-        if task is not None and task._prepares:
-            args, kwargs, options = task._prepared(args, kwargs, options)
-        if links is None and not origin and _OF_A_MEMBER.issuperset(options):
-            message = self._member(call.task, args, kwargs, options, defaults)
-        else:
-            options = check_call(call.task, {**(origin or {}), **options}, self.app.conf)
-            if links is not None:
-                options = {**options, "chain": links}
-            message = self.message(call.task, args, kwargs, options, defaults, options["task_id"])
-        if check and defaults.unique is not None and links is None and PART_HEADER not in message.headers:
-            mark(message, defaults.unique, args, kwargs)  # nothing waits for this very call
-        return message
-
-    def _member(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any],
-        defaults: Defaults,
-    ) -> Message:  # fmt: skip
-        """A plain call in a group: as one by itself, and half as dear as one with options."""
-        id = check_text(options["task_id"], "task_id", name)
-        own = options.get("headers") or {}
-        if not id or not OWN_HEADERS.issuperset(own):
-            return self.message(name, args, kwargs, options, defaults, options["task_id"])
-        message = self.message(name, args, kwargs, {}, defaults, id)
-        message.headers |= {
-            "group": options.get("group_id"), "group_index": options.get("group_index"), **own
-        }  # fmt: skip
-        message.headers_text = ""
-        return message
-
     def message_with(
         self,
         name: str,
@@ -372,7 +322,7 @@ class Sender:
         route: Route | None = None,
     ) -> Message:
         if route is None:
-            route, options = self._routed(name, args, kwargs, options, defaults)
+            route, options = self.routed(name, args, kwargs, options, defaults)
         get = options.get
         given = check_text(get("task_id"), "task_id", name)
         id = given or id
@@ -435,7 +385,7 @@ class Sender:
             self.compress(message, compression)
         return message
 
-    def _routed(
+    def routed(
         self,
         name: str,
         args: Sequence[Any],
@@ -443,7 +393,7 @@ class Sender:
         options: Mapping[str, Any],
         defaults: Defaults,
     ) -> tuple[Route, Mapping[str, Any]]:
-        """Where the call goes, and its options with those that come from there."""
+        """Where a call of the task goes, and its options with those that come from there."""
         address = ADDRESS.intersection(options)
         if not address and defaults.route is not None:
             return defaults.route, options

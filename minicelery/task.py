@@ -36,6 +36,7 @@ else:
     P = ParamSpec("P")
     R = TypeVar("R")
 
+
 class FromConfig:
     """A task attribute that is the app's setting until the task has its own."""
 

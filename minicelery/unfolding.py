@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from minicelery import announcing
 from minicelery._state import request_var
+from minicelery.calls import message_of
 from minicelery.canvas import Signature, as_list, chain, chord, group, signature
-from minicelery.canvas.steps import Fork, Step, accumulate, begin_with, carried, join, steps_of
-from minicelery.exceptions import BackendUnavailable, Ignore, ImproperlyConfigured, OperationalError
+from minicelery.canvas.steps import ACCUMULATE, Fork, Step, accumulate, begin_with, carried, join, steps_of
+from minicelery.exceptions import (
+    BackendError,
+    BackendUnavailable,
+    Ignore,
+    ImproperlyConfigured,
+    OperationalError,
+)
 from minicelery.groups import EagerGroupResult, GroupResult
 from minicelery.message import BODY_HEADER, LASTS_HEADER, PART_HEADER, Group, Message, new_id
 from minicelery.options import check_call
@@ -26,14 +33,15 @@ GO_ON = "minicelery.go_on"
 """The built-in task that goes on with a chain whose next link is a chord."""
 _KINDS = frozenset(kind.NAME for kind in (chain, group, chord))
 UNTIL_DONE: dict[str, Any] = {
-    "acks_late": True, "reject_on_worker_lost": True, "ignore_result": True, "autoretry_for": (BackendUnavailable, OperationalError),
-    "max_retries": 20, "retry_backoff": 1, "retry_backoff_max": 60,
+    "acks_late": True, "reject_on_worker_lost": True, "ignore_result": True,
+    "autoretry_for": (BackendError, BackendUnavailable, OperationalError),
+    "max_retries": None, "retry_backoff": 1, "retry_backoff_max": 60,
 }  # fmt: skip
-"""Options of built-in tasks that others wait for: they survive what can be survived."""
+"""Options of built-in tasks that others wait for: tried until they succeed, or expire with the chord."""
 LARGE = 4096
 """Bytes of arguments and links from which on it pays to compress them."""
 DAY = 86400.0
-"""Seconds that a group is kept after its deadline, so that its body can still begin."""
+"""Seconds that a group is kept after its body should have begun, for one that waits in a queue."""
 
 
 @dataclass(slots=True)
@@ -122,11 +130,13 @@ class Canvas:
         steps, after = self._next(link, left, args)
         if not steps:
             return [], None
+        _run_where(steps[0], queue)
         result = self.result_of(steps)
         if _opens(steps):
-            hop = Signature(GO_ON, (), None, {"task_id": new_id(), "queue": queue, "ignore_result": True})
+            options = {"task_id": new_id(), "queue": queue, "expires": self._chord_seconds()}
+            hop = Signature(GO_ON, (), None, options)
             links = [*(after or ()), *reversed(carried(steps))]
-            return [self._packed(self.app._sender.message_of(hop, links, origin, False))], result
+            return [self._packed(message_of(self.app._sender, hop, links, origin, False))], result
         work = Unfolded()
         self._unfold(steps, work, left=after, origin=origin)
         return work.messages, result
@@ -247,7 +257,7 @@ class Canvas:
         first, rest = steps[0], steps[1:]
         if not isinstance(first, Fork):
             links = [*(left or ()), *reversed(carried(rest))] if rest or left is not None else None
-            into.messages.append(self.app._sender.message_of(first, links, origin, check))
+            into.messages.append(message_of(self.app._sender, first, links, origin, check))
             return
         parts = [part for part in first.parts if part]
         if rest and not parts:
@@ -255,6 +265,7 @@ class Canvas:
             self._unfold(rest, into, left=left, origin=origin, check=check)
             return
         members = []
+        sent = len(into.messages)
         for index, part in enumerate(parts):
             if rest:
                 end = _with_an_end(part)
@@ -264,13 +275,15 @@ class Canvas:
                 last.options.update(group_id=first.id, group_index=index)
             self._unfold(part, into, origin=origin, check=check)
         if rest:
-            into.groups.append(self._group(first.id, members, rest, left, origin))
+            _run_where(rest[0], into.messages[-1].queue)
+            begins = max((message.due or 0.0 for message in into.messages[sent:]), default=0.0)
+            into.groups.append(self._group(first.id, members, rest, left, origin, begins))
 
     def _group(
         self, id: str, members: list[str], rest: Sequence[Step], left: list[Mapping[str, Any]] | None,
-        origin: Mapping[str, Any] | None,
+        origin: Mapping[str, Any] | None, begins: float,
     ) -> Group:  # fmt: skip
-        """The group whose body is the first of `rest`."""
+        """The group whose body is the first of `rest`; its last part is due at `begins`, unix seconds."""
         body = rest[0]
         assert not isinstance(body, Fork)
         options = body.options
@@ -281,11 +294,15 @@ class Canvas:
             headers[LASTS_HEADER] = lasts.total_seconds() if isinstance(lasts, timedelta) else lasts
         options["headers"] = headers
         links = [*(left or ()), *reversed(carried(rest[1:]))] if rest[1:] or left is not None else None
-        message = self._packed(self.app._sender.message_of(body, links, origin, False))
+        message = self._packed(message_of(self.app._sender, body, links, origin, False))
         (message, *_) = self.app._sender.expand([message])
-        lasts = self._chord_seconds()
-        deadline = None if lasts is None else time.time() + lasts
-        return Group(id, members, message, not body.immutable, countdown, lasts and lasts + DAY, deadline)
+        group = Group(id, members, message, not body.immutable, countdown, None)
+        if (seconds := self._chord_seconds()) is not None:
+            now = time.time()
+            group.deadline = max(now, begins) + seconds
+            group.until = max(group.deadline, message.due or 0.0) + (countdown or 0.0)
+            group.ttl = group.until + DAY - now
+        return group
 
     def _packed(self, message: Message) -> Message:
         """A message that only our workers get, compressed: it may carry most of a large composition."""
@@ -294,13 +311,14 @@ class Canvas:
         return message
 
     def _chord_seconds(self) -> float | None:
-        """How long a chord may take; None: for ever."""
+        """How long a chord may take; None: for ever, as its results are kept."""
         conf = self.app.conf
-        for given in (conf.result_chord_deadline, conf.result_chord_expires, conf.result_expires):
-            if given is not None:
-                seconds: float = given.total_seconds() if hasattr(given, "total_seconds") else float(given)
-                return seconds or None
-        return None
+        own = conf.result_chord_deadline
+        lasts = _seconds(conf.result_chord_expires if own is None else own)
+        if lasts is None:
+            kept = _seconds(conf.result_expires)
+            lasts = kept and max(kept, DAY)
+        return lasts or None
 
     def result_of(self, steps: Sequence[Step], parent: Any = None) -> Any:
         """The result that the last of the steps will have; the others are its parents."""
@@ -315,6 +333,12 @@ class Canvas:
 
 def go_on(self: Any) -> None:
     self.app._canvas.go_on(self.request)
+
+
+def _seconds(given: Any) -> float | None:
+    if given is None:
+        return None
+    return float(given.total_seconds() if isinstance(given, timedelta) else given)
 
 
 def _opens(steps: Sequence[Step]) -> bool:
@@ -336,6 +360,12 @@ def _with_an_end(steps: list[Step]) -> Signature[Any]:
         steps.append(end)
         return end
     return last
+
+
+def _run_where(step: Step, queue: str) -> None:
+    """Have a call that only takes results be run where they have come from: no route names it."""
+    if isinstance(step, Signature) and step.task == ACCUMULATE:
+        step.options.setdefault("queue", queue)
 
 
 def _counts_in(last: Signature[Any], group: str) -> None:

@@ -118,7 +118,8 @@ class Store:
         now = time.time()
         stored = self.results.get(record.id)
         if stored is None or stored[0].state != SUCCESS or stored[1] <= now:
-            self.results[record.id] = (record, float("inf") if record.ttl is None else now + record.ttl)
+            until = float("inf") if record.ttl is None else now + record.ttl
+            self.results[record.id] = (record, max(until, self.groups.until(record.part_of)))
         return self.groups.count(record, apart) if record.part_of else None
 
     def find(self, id: str, now: float) -> Record | None:

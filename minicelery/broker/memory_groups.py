@@ -38,6 +38,13 @@ class MemoryGroups:
                 until = float("inf") if group.ttl is None else now + group.ttl
                 self.open[group.id] = Counted(group, until, owed_at=group.deadline)
 
+    def until(self, id: str) -> float:
+        """How long the results of the group's members are kept at least."""
+        found = self.open.get(id)
+        if found is None:
+            return 0.0
+        return float("inf") if found.group.until is None else found.group.until
+
     def count(self, record: Record, apart: bool = False) -> Message | None:
         """Count the end of a part; the body where that is now to be sent.  `apart`: by somebody else."""
         found = self.open.get(record.part_of)

@@ -130,3 +130,6 @@ BUILT_IN: dict[str, Callable[..., Any]] = {
     "celery.chunks": run_chunks,
 }
 """Functions of tasks that every app has, by the tasks' names."""
+
+EACH = frozenset({"celery.map", "celery.starmap", "celery.chunks"})
+"""Those that make calls of another task, and run where that would."""

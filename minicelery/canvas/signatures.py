@@ -390,7 +390,7 @@ def maybe_signature(value: Any, app: Celery | None = None, clone: bool = False) 
     """The signature itself, or that of a dict; None stays None."""
     if value is None:
         return None
-    found = value if isinstance(value, Signature) and not clone else signature(value)
+    found = value if isinstance(value, Signature) and not clone else signature(value, app=app)
     if app is not None:
         found.bound = app
     return found

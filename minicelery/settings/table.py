@@ -191,7 +191,7 @@ _RESULT = (
     Setting("result_backend", None, kinds.STORE_URL, "", "where results are stored; None: nowhere"),
     Setting("result_expires", DAY, optional(kinds.DURATION), "s", "they stay; 0 or None: for ever"),
     Setting("result_failure_expires", None, optional(kinds.DURATION), "s", "failures; None: as the others"),
-    Setting("result_chord_expires", None, optional(kinds.DURATION), "s", "what chords store; None: as results"),
+    Setting("result_chord_expires", None, optional(kinds.DURATION), "s", "what chords store; None: as result_chord_deadline"),
     Setting("result_serializer", "json", kinds.SERIALIZER, "", "what results are written in"),
     Setting("result_compression", None, optional(kinds.COMPRESSION), "", "how they are compressed; not with rpc://"),
     Setting("result_extended", False, kinds.BOOLEAN, "", "store name, arguments, worker and queue too"),
@@ -230,7 +230,7 @@ _REDIS = (
 OWN = (
     Setting(
         "result_chord_deadline", None, optional(kinds.DURATION), "s",
-        "a chord whose parts have not ended then fails; None: as result_chord_expires",
+        "a chord whose parts have not ended then fails; None: result_chord_expires, or else at least a day; 0: never",
     ),
     Setting(
         "broker_delays", "auto", choice("auto", "native", "celery"), "",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from minicelery import announcing, record, serialization, states
+from minicelery.calls import message_of
 from minicelery.canvas import Signature, as_list
 from minicelery.canvas.steps import ACCUMULATE
 from minicelery.exceptions import (
@@ -112,7 +113,7 @@ class ForeignChords:
                 "body": part.body,
                 "entry": entry,
             }
-            following.messages.append(self._hop(COUNT_PART, (), kwargs, message))
+            following.messages += self._hop(COUNT_PART, (), kwargs, message)
         except _UNFIT:
             log.exception(
                 "Task %s[%s]: the body of chord %s makes no sense", message.task, part.id, part.group
@@ -165,8 +166,7 @@ class ForeignChords:
                 if any(id not in by_id for id in _ids(tuples)):
                     # Celery's size of a chord can be too small; then their records tell.
                     kwargs = {"interval": None, "max_retries": None, "result": tuples}
-                    hop = self._hop(UNLOCK, (part.group, part.body), kwargs, delivery.message)
-                    following.messages.append(hop)
+                    following.messages += self._hop(UNLOCK, (part.group, part.body), kwargs, delivery.message)
                     return
                 values = _nested(tuples, by_id)
         except ChordError as error:
@@ -201,7 +201,7 @@ class ForeignChords:
     ) -> None:
         """Add what follows from a body that can't be called: failures, and its errbacks."""
         log.error("The body of a chord fails: %s", error)
-        following.records += self.recorder.of_the_rest({"chain": [body]}, error)
+        following.records += self.recorder.of_the_rest({"chain": [body]}, error, parent=delivery.message.id)
         for part in _parts_in(body):
             self._end(part, states.FAILURE, error, delivery, following)
         for id, name, errbacks in _first_calls(body):
@@ -271,10 +271,13 @@ class ForeignChords:
             request.outbox += self.app.backend.store(following.records) or ()
         request.outbox += following.messages
 
-    def _hop(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], message: Message) -> Message:
+    def _hop(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], message: Message
+    ) -> list[Message]:
         options = {"task_id": new_id(), "queue": message.queue, "ignore_result": True}
         origin = {"root_id": message.headers.get("root_id"), "parent_id": message.id}
-        return self.app._sender.message_of(Signature(name, args, kwargs, options), None, origin, False)
+        sender = self.app._sender
+        return sender.expand([message_of(sender, Signature(name, args, kwargs, options), None, origin, False)])
 
     # -- entries, as Celery's workers write them -------------------------------------------
 
@@ -311,7 +314,7 @@ def parts_of(message: Message, links: Any, state: str) -> Iterator[Part]:
     }
     if part := _part({**given, "chord": links.get("chord")}):
         yield part
-    if state in states.PROPAGATE_STATES:
+    if state != states.SUCCESS:
         for link in reversed(as_list(links.get("chain"))):
             yield from _parts_in(link)
 

@@ -28,7 +28,8 @@ class Recorder:
         self.direct: bool = getattr(app.backend, "direct", False)  # results go to who asked: rpc://
         self.hostname = hostname
         self.serializer: str = conf.result_serializer
-        # Celery's rpc:// clients read a reply's content type, and have no word for a compression.
+        # Of what tasks return: what is compressed is a SUCCESS.  Celery's rpc:// clients read a reply's
+        # content type, and have no word for a compression.
         self.compression: str | None = None if self.direct else conf.result_compression
         if self.enabled:  # a missing extra is found out before a task has run
             serialization.check_writable(self.serializer, "result_serializer")
@@ -99,7 +100,7 @@ class Recorder:
         headers = message.headers
         ttl = self.failure_ttl if state == states.FAILURE else self.ttl
         options: dict[str, Any] = {
-            "serializer": self.serializer, "ttl": ttl, "zone": self.zone, "compression": self.compression,
+            "serializer": self.serializer, "ttl": ttl, "zone": self.zone,
             "traceback": traceback, "children": [child.as_tuple() for child in call.request.children],
             "group_id": _text(headers.get("group")), "parent_id": _text(headers.get("parent_id")),
         }  # fmt: skip
@@ -120,7 +121,7 @@ class Recorder:
             return None
         stored = record.encode(
             message.id, states.FAILURE, record.exception_document(error), serializer=self.serializer,
-            ttl=self.failure_ttl, zone=self.zone, compression=self.compression,
+            ttl=self.failure_ttl, zone=self.zone,
         )  # fmt: skip
         return self._addressed(stored, message)
 
@@ -146,7 +147,7 @@ class Recorder:
                 if id and (part or not options.get("ignore_result")):
                     stored = record.encode(
                         id, state, result, serializer=self.serializer, ttl=self.failure_ttl, zone=self.zone,
-                        compression=self.compression, traceback=traceback,
+                        traceback=traceback,
                         group_id=_text(options.get("group_id")), parent_id=above or None,
                     )  # fmt: skip
                     stored.reply_to = _text(options.get("reply_to")) or ""

@@ -192,6 +192,17 @@ def test_the_first_copy_of_a_body_claims_the_group(store: Any) -> None:
     assert store.owed_groups(time.time() + 10_000) == []
 
 
+def test_results_of_parts_stay_until_the_body_may_need_them(store: Any) -> None:
+    long, ever = time.time() + 60, [replace(part(id), ttl=0.05) for id in ("4", "5")]
+    store.open_groups(
+        [group(["1", "2"], until=long), group(["4", "9"], "h"), group(["5", "9"], "i", until=1.0)]
+    )
+    store.store([replace(part("1"), ttl=0.05), replace(record("3"), ttl=0.05)])
+    store.store([replace(ever[0], part_of="h"), replace(ever[1], part_of="i")])
+    wait_until(lambda: store.load(["3", "5"]) == [None, None], timeout=5)
+    assert None not in store.load(["1", "4"])
+
+
 def test_a_group_is_gone_after_its_time(store: Any) -> None:
     store.open_groups([group(["1"], ttl=0.2)])
     assert store.load_group("g") is not None

@@ -457,4 +457,3 @@ def test_an_empty_group_at_the_end_changes_nothing_wherever_it_is(work: Work) ->
     assert work.value(chord([chord([a], nothing), b], work.say.s())) == [[[2], 4]]
     assert work.value(group([a | nothing, b])) == [2, 4]
     assert work.value(chain([a, nothing, nothing], app=work.app)) == 2
-    assert work.value(chain([a, nothing, work.say.s()])) == [[]]

@@ -23,7 +23,7 @@ from minicelery.broker.redis.lookout import Lookout
 from minicelery.broker.redis.restore import RESTORE
 from minicelery.broker.url import ServerURL
 from minicelery.exceptions import BrokerUnavailable, ImproperlyConfigured, OperationalError
-from minicelery.message import DeadLetter, Message, new_ids
+from minicelery.message import BODY_HEADER, DeadLetter, Message, new_ids
 
 log = logging.getLogger(__name__)
 
@@ -134,8 +134,9 @@ class RedisBroker:
         """When the message is due, as `push` of the scripts takes it.
 
         A `parked` one waits in `.due` in any case: its consumer found it in the list before its time,
-        and there would find it again at once.
+        and there would find it again at once.  So does the body of a chord, which only our workers run.
         """
+        parked = parked or BODY_HEADER in message.headers
         if message.due is None or (self.delays == "celery" and not parked):
             return ""
         return f"{'!' if parked or self.delays == 'native' else ''}{message.due:.6f}"

@@ -2,7 +2,8 @@
 
 ===============================  ======  ======================================================
 `minicelery.groups:<id>`         hash    ids (JSON list), size, passes, envelope, queue, step,
-                                         due (``""``, unix seconds, or ``+`` and seconds), until;
+                                         due (``""``, unix seconds, or ``+`` and seconds), until
+                                         (unix seconds, results are kept so long);
                                          sent (when), tries and claimed once they are
 `minicelery.groups:<id>:ended`   set     ids of the parts that have ended
 `minicelery.groups`              zset    ids of groups: score unix seconds, when to send the body
@@ -41,8 +42,13 @@ local function ended(text)
   local owed = string.sub(text, from, from + base - 1)
   local id = string.sub(text, from + base, from + base + length - 1)
   local group = owed .. ':' .. id
-  local size = redis.call('HGET', group, 'size')
+  local fields = redis.call('HMGET', group, 'size', 'until')
+  local size, last = fields[1], fields[2]
   if not size then return ttl end
+  if last == '' then ttl = '' end
+  if ttl ~= '' then  -- the body has to find it
+    ttl = string.format('%.0f', math.max(tonumber(ttl), (tonumber(last) - tonumber(seconds())) * 1000))
+  end
   local parts = group .. ':ended'
   if redis.call('SADD', parts, string.sub(text, from + base + length)) == 0 then return ttl end
   local count = redis.call('SCARD', parts)
@@ -182,6 +188,7 @@ class Groups:
             fields = {
                 "ids": json.dumps(group.members), "size": len(group.members), "passes": int(group.passes),
                 "envelope": encode(body), "queue": body.queue, "step": step_of(body.priority),
+                "until": "" if group.until is None else f"{group.until:.3f}",
                 "due": due if group.countdown is None else f"+{group.countdown:.6f}",
             }  # fmt: skip
             arguments += (

@@ -45,7 +45,8 @@ local function ring(q)
     redis.call('EXPIRE', bell, 60)
   end
 end
--- A stored SUCCESS is never overwritten; most records are the first of their key.
+-- A stored SUCCESS, which alone may be compressed, is never overwritten; most records are the first of
+-- their key.
 local function store(key, document, ttl)
   local set
   local mark = string.byte(ttl)
@@ -61,7 +62,7 @@ local function store(key, document, ttl)
   end
   if not set then
     local old = redis.call('GET', key)
-    if old and (string.find(old, '"status": "SUCCESS"', 1, true)
+    if old and (string.find(old, '"status": "SUCCESS"', 1, true) or string.byte(old) == 0
         or string.find(old, '\\166status\\167SUCCESS', 1, true)) then return end
     if ttl == '' then
       redis.call('SET', key, document)
@@ -159,8 +160,7 @@ end
 local served = {}  -- what this consumer serves needs no mark
 for i = 1, #KEYS - 1 do served[KEYS[i]] = true end
 for _, body in ipairs(bodies) do
-  local q = prefix .. body[1]
-  push(q, body[2], due_of(body[3]), body[4], served[q])
+  push(prefix .. body[1], body[2], due_of(body[3]), body[4], true)  -- none but ours run it
 end
 for _, p in ipairs(pushes) do push(ARGV[p], ARGV[p + 1], ARGV[p + 2], ARGV[p + 3], served[ARGV[p]]) end
 if want == 0 then return {} end

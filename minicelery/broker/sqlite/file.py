@@ -104,6 +104,7 @@ CREATE TABLE chords (
     owed REAL,
     tries INTEGER NOT NULL DEFAULT 0,
     claimed TEXT NOT NULL DEFAULT '',
+    until REAL,
     expires REAL
 ) WITHOUT ROWID;
 CREATE INDEX owed_chords ON chords (owed) WHERE owed IS NOT NULL;

@@ -13,8 +13,8 @@ from minicelery.serialization import decode_json, encode_json
 from minicelery.states import IGNORED, SUCCESS
 
 _OPEN = (
-    "INSERT OR IGNORE INTO chords (id, members, size, passes, body, payload, countdown, owed, expires)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT OR IGNORE INTO chords (id, members, size, passes, body, payload, countdown, owed, until, expires)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _END = "INSERT OR IGNORE INTO ended (chord, member) SELECT id, ? FROM chords WHERE id = ?"
 # `?1` is whether the part has ended well: if not, nothing more is waited for.
@@ -23,6 +23,8 @@ _RELEASE = (
     " AND (NOT ?1 OR done >= size)"
     " RETURNING body, payload, countdown"
 )
+# NULL is for ever, of both.
+_KEEP = "UPDATE results SET expires = (SELECT max(results.expires, until) FROM chords WHERE id = ?1) WHERE id = ?2"
 _COUNT = "UPDATE chords SET done = done + 1 WHERE id = ?"
 _LATE = "SELECT id, tries, body, payload, countdown FROM chords WHERE owed <= ? ORDER BY owed LIMIT 100"
 _ANY_LATE = (
@@ -43,7 +45,7 @@ def open_groups(connection: sqlite3.Connection, groups: Iterable[Group]) -> None
         until = None if group.ttl is None else now + group.ttl
         members = encode_json(group.members)
         row = (group.id, members, len(group.members), group.passes, encode_json(described), payload,
-               group.countdown, group.deadline, until)  # fmt: skip
+               group.countdown, group.deadline, group.until, until)  # fmt: skip
         connection.execute(_OPEN, row)
 
 
@@ -59,6 +61,7 @@ def count(
         if connection.execute(_END, (record.id, record.part_of)).rowcount < 1:
             continue
         connection.execute(_COUNT, (record.part_of,))
+        connection.execute(_KEEP, (record.part_of, record.id))
         well = record.state in (SUCCESS, IGNORED)
         owed = None if send is not None else now + RESEND
         for described, payload, countdown in connection.execute(
