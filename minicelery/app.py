@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from minicelery import _state, awaiting, record, signals
+from minicelery import _state, awaiting, record, signals, states
 from minicelery.annotations import annotate
 from minicelery.attributes import warn_of_addresses
 from minicelery.canvas.each import BUILT_IN
@@ -342,17 +342,18 @@ class Celery(Servers):
 
     def signature(self, *args: Any, **kwargs: Any) -> Signature:
         """A signature bound to this app."""
-        from minicelery.canvas import Signature
+        from minicelery.canvas import signature
 
-        return Signature(*args, **kwargs, app=self)
+        return signature(*args, **kwargs, app=self)
 
     def _store_state(self, id: str, state: str, meta: Any, request: Request) -> None:
         conf = self.conf
         value = record.exception_document(meta) if isinstance(meta, BaseException) else meta
+        compressed = state == states.SUCCESS and not getattr(self.backend, "direct", False)
         stored = record.encode(
             id, state, value, serializer=conf.result_serializer, ttl=conf.result_expires, zone=conf.zone(),
             group_id=request.group, parent_id=request.parent_id,
-            compression=None if getattr(self.backend, "direct", False) else conf.result_compression,
+            compression=conf.result_compression if compressed else None,
         )  # fmt: skip
         with request.state_lock:
             request.reported = True

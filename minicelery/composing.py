@@ -103,6 +103,8 @@ class Composing(Generic[P, R]):
             raise RuntimeError(
                 f"{self.name}.replace() needs an attempt to replace: call it in a task that a worker runs"
             )
+        if request.stamps:
+            found.stamp(stamped_headers=list(request.stamped_headers or request.stamps), **request.stamps)
         self.on_replace(found)
         if request.is_eager:
             return found.apply().get()

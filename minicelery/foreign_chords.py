@@ -5,11 +5,13 @@ What follows from the end of a part is in `worker.foreign_chords`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from minicelery.canvas.steps import Fork, Step, accumulate, begin_with, carried
-from minicelery.exceptions import BackendError, BackendUnavailable, Ignore, OperationalError
+from minicelery.calls import message_of
+from minicelery.canvas import Signature
+from minicelery.canvas.steps import ACCUMULATE, Fork, Step, accumulate, begin_with, carried
+from minicelery.exceptions import BackendError, BackendUnavailable, Ignore
 from minicelery.message import Message
 
 if TYPE_CHECKING:
@@ -20,10 +22,6 @@ COUNT_PART = "minicelery.count_part"
 """Counts a part that ended while the result store could not be reached."""
 UNLOCK = "celery.chord_unlock"
 """Celery's own: looks again and again whether all parts have ended, and then calls the body."""
-OPTIONS: dict[str, Any] = {
-    "bind": True, "autoretry_for": (BackendUnavailable, BackendError, OperationalError)
-}  # fmt: skip
-"""Options of these built-in tasks, beside `unfolding.UNTIL_DONE`."""
 MOST_LOOKS = 10_000
 """Looks at a chord whose parts nothing limits in time."""
 
@@ -44,34 +42,49 @@ def is_foreign(link: Mapping[str, Any]) -> bool:
 
 
 def unfold(
-    app: Celery, steps: Sequence[Step], left: Sequence[Mapping[str, Any]], origin: Mapping[str, Any]
-) -> list[Message] | None:
+    app: Celery, steps: Sequence[Step], left: Sequence[Mapping[str, Any]], origin: Mapping[str, Any],
+    queue: str,
+) -> list[Message] | None:  # fmt: skip
     """What begins, its parts as Celery sends them: workers of both libraries count them.
 
-    `left` are links that follow all of it, the next one last.  None where the result store can't
-    count them, or not now.
+    `left` are links that follow all of it, the next one last; in `queue` runs what only takes results.
+    None, and nothing is changed, where the result store can't count them, or not now.
     """
     open_group = getattr(app.backend, "open_celery_group", None)
     if open_group is None:
         return None
-    messages: list[Message] = []
-    sizes: list[tuple[str, int]] = []
-    _unfold(app, steps, left, origin, messages, sizes)
     conf = app.conf
     given = conf.result_expires if conf.result_chord_expires is None else conf.result_chord_expires
     try:
-        for id, size in sizes:
+        for id, size in _sizes(steps):
             open_group(id, size, given.total_seconds() if hasattr(given, "total_seconds") else given)
     except (BackendUnavailable, BackendError):
         return None
+    messages: list[Message] = []
+    _unfold(app, steps, left, origin, queue, messages)
     return messages
+
+
+def _sizes(steps: Sequence[Step]) -> Iterator[tuple[str, int]]:
+    """The groups that begin with the steps: id, and how many parts count."""
+    first, rest = steps[0], steps[1:]
+    if not isinstance(first, Fork):
+        return
+    parts = [part for part in first.parts if part]
+    if rest and parts:
+        yield first.id, len(parts)
+    for begins in parts or ([list(rest)] if rest else []):
+        yield from _sizes(begins)
 
 
 def _unfold(
     app: Celery, steps: Sequence[Step], left: Sequence[Mapping[str, Any]] | None, origin: Mapping[str, Any],
-    messages: list[Message], sizes: list[tuple[str, int]],
+    queue: str, messages: list[Message],
 ) -> None:  # fmt: skip
     first, rest = steps[0], steps[1:]
+    for step in steps:
+        if isinstance(step, Signature) and step.task == ACCUMULATE:
+            step.options.setdefault("queue", queue)
     if not isinstance(first, Fork):
         links = [*(left or ()), *reversed(carried(rest))] if rest or left else None
         messages.append(message_of(app._sender, first, links, origin, False))
@@ -79,7 +92,7 @@ def _unfold(
     parts = [part for part in first.parts if part]
     if rest and not parts:
         begin_with(rest, ([],), {})
-        _unfold(app, rest, left, origin, messages, sizes)
+        _unfold(app, rest, left, origin, queue, messages)
         return
     body = _body([*carried(rest), *reversed(left or ())], first.id) if rest else None
     for index, part in enumerate(parts):
@@ -87,12 +100,11 @@ def _unfold(
         if body is not None:
             if isinstance(last, Fork):
                 part.append(last := accumulate(last))
+                last.options["queue"] = queue
             last.options.update(chord=body, group_id=first.id, group_index=index)
         elif not isinstance(last, Fork) and "chord" not in last.options:
             last.options.update(group_id=first.id, group_index=index)
-        _unfold(app, part, None, origin, messages, sizes)
-    if body is not None:
-        sizes.append((first.id, len(parts)))
+        _unfold(app, part, None, origin, queue, messages)
 
 
 def _body(links: list[Mapping[str, Any]], group: str) -> dict[str, Any]:
@@ -143,4 +155,4 @@ def _of(task: Any) -> ForeignChords:
 
 
 BUILT_IN: dict[str, Callable[..., Any]] = {COUNT_PART: count_part, UNLOCK: unlock}
-"""Functions of these tasks, by the tasks' names."""
+"""Functions of these tasks, which are bound, by the tasks' names."""

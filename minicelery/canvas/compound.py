@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from minicelery.awaiting import in_thread
 from minicelery.canvas import stamping
-from minicelery.canvas.given import check_link
+from minicelery.canvas.given import check_link, checked
 from minicelery.canvas.parts import listed, read, read_body, texts, told_apart, without_repeats
 from minicelery.canvas.signatures import L, Signature, signature
 from minicelery.exceptions import ImproperlyConfigured
@@ -45,7 +45,7 @@ class Compound(Signature[Any]):
     def from_dict(cls, given: Mapping[str, Any], app: Celery | None = None) -> Any:
         """See `Signature.from_dict`: with its parts as they are, nothing joined anew."""
         made = dict.__new__(cls)
-        Signature.__init__(made, {**given, "subtask_type": cls.KIND}, app=app)
+        Signature.__init__(made, {**checked(given), "subtask_type": cls.KIND}, app=app)
         try:
             made["kwargs"] = cls.read_parts(made["kwargs"], app)
         except RecursionError:

@@ -17,7 +17,7 @@ _SHAPES: Mapping[str, tuple[tuple[type, ...], str]] = {
 
 def checked(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """`given`, a signature as a dict.  Raises ImproperlyConfigured where it can't be one."""
-    task = given.get("task")
+    task = given.get("task") if isinstance(given, Mapping) else None
     if not isinstance(task, str) or not task:
         raise ImproperlyConfigured(
             f"a signature is a dict with the name of its task in 'task', got {given!r:.80}"

@@ -120,7 +120,7 @@ class Signature(dict[str, Any], Generic[R]):
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], app: Celery | None = None) -> Any:
         """The signature that has become a plain dict on its way.  Raises ImproperlyConfigured."""
-        if cls is Signature and (kind := given.get("subtask_type")):
+        if cls is Signature and (kind := checked(given).get("subtask_type")):
             found = Signature.kinds.get(kind) if isinstance(kind, str) else None
             if found is None:
                 known = ", ".join(Signature.kinds)

@@ -30,6 +30,8 @@ from minicelery.worker.fates import bury, sort_out
 log = logging.getLogger(__name__)
 
 TEND = 1.0
+LONG = 30.0
+"""Seconds until a result store that has not answered is asked again."""
 HEARTBEAT = 2.0
 """Seconds between two signals of life for `heartbeat_sent`, for as long as the broker answers."""
 PATIENCE = 10.0
@@ -89,6 +91,7 @@ class Agent:
         self._retry_at = 0.0
         self._news: Callable[[str], dict[str, bytes]] = getattr(broker, "news", broker.recall)
         self._ended: dict[tuple[int, int], str] = {}  # runs whose end was ordered: pid, receipt -> signal
+        self._owed_at = 0.0
         self._owed: Callable[[float], list[Message]] | None = getattr(backend, "owed_groups", None)
         open_lookout = getattr(broker, "lookout", None)
         self.lookout = open_lookout(self.queues) if open_lookout is not None else None
@@ -144,12 +147,16 @@ class Agent:
 
     def _send_owed(self) -> None:
         """Send bodies of chords that nobody else sends: see `broker.chords`."""
-        if self._owed is not None and (bodies := self._owed(time.time())):
+        if self._owed is None or time.monotonic() < self._owed_at:
+            return
+        self._owed_at = time.monotonic() + LONG  # a store that does not answer must not keep it from the rest
+        if bodies := self._owed(time.time()):
             for body in bodies:
                 log.info("Task %s[%s], the body of a chord, is sent by the agent", body.task, body.id)
             self.broker.publish(bodies)
             backend: Any = self.backend
             backend.group_sent(groups_of(bodies))
+        self._owed_at = 0.0
 
     def _end_revoked(self) -> None:
         """Order the end of runs that were revoked with ``terminate=True``.

@@ -23,6 +23,7 @@ from minicelery.exceptions import (
     ChordError,
     EncodeError,
     ImproperlyConfigured,
+    InvalidTaskError,
     MiniCeleryError,
 )
 from minicelery.foreign_chords import COUNT_PART, UNLOCK
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("minicelery.worker.executor")
 
 _UNFIT = (TypeError, ValueError, KeyError, AttributeError, RecursionError, ImproperlyConfigured, EncodeError)
+_ENDED = states.READY_STATES | {states.IGNORED}
 _SETTLED = 60.0
 """Seconds after which an outcome is taken to be applied."""
 
@@ -80,8 +82,8 @@ class ForeignChords:
     def add_to(self, outcome: Outcome, links: Any, state: str, value: Any) -> Outcome:
         """Count what has ended in `state`, with `value` or an exception; the outcome with what follows.
 
-        That is the call itself, and of one that has failed the later calls of its chain.  Raises
-        EncodeError where a returned value can't be carried; else nothing.
+        That is the call itself, and of one that did not succeed the later calls of its chain.  Raises
+        EncodeError or InvalidTaskError where it had a value and can't be counted; else nothing.
         """
         if not links:
             return outcome
@@ -124,7 +126,8 @@ class ForeignChords:
     ) -> None:
         """Count one part; where that completes its chord, add its body.
 
-        With `resume` also where it had done so before; where that is None, if it has no record yet.  Raises BackendUnavailable, BackendError; then nothing is added.
+        With `resume` also where it had done so before; where that is None, if it has no record yet.
+        Raises BackendUnavailable, BackendError; then nothing is added.
         """
         if self._count is None:
             if not self._warned:
@@ -146,11 +149,15 @@ class ForeignChords:
 
     def _settled(self) -> list[str]:
         """The key of entries that were taken for an outcome which has been applied since."""
-        oldest = next(iter(self._taken.items()), None)
-        if oldest is None or time.monotonic() - oldest[1][0] < _SETTLED:
+        try:
+            oldest = next(iter(self._taken.items()))
+        except (StopIteration, RuntimeError):  # there is none, or another thread has just added one
             return []
-        self._taken.pop(oldest[0], None)
-        return [oldest[1][1]]
+        part, (since, key) = oldest
+        if time.monotonic() - since < _SETTLED:
+            return []
+        self._taken.pop(part, None)
+        return [key]
 
     # -- a chord is complete ---------------------------------------------------------------
 
@@ -251,7 +258,7 @@ class ForeignChords:
             metas = {
                 id: record.read(one.document, self.app.conf) for id, one in found.items() if one is not None
             }
-            missing = [id for id in ids if id not in metas or metas[id]["status"] not in states.READY_STATES]
+            missing = [id for id in ids if id not in metas or metas[id]["status"] not in _ENDED]
             if missing and not last:
                 return False
             if missing:
@@ -277,7 +284,9 @@ class ForeignChords:
         options = {"task_id": new_id(), "queue": message.queue, "ignore_result": True}
         origin = {"root_id": message.headers.get("root_id"), "parent_id": message.id}
         sender = self.app._sender
-        return sender.expand([message_of(sender, Signature(name, args, kwargs, options), None, origin, False)])
+        return sender.expand(
+            [message_of(sender, Signature(name, args, kwargs, options), None, origin, False)]
+        )
 
     # -- entries, as Celery's workers write them -------------------------------------------
 
@@ -306,13 +315,16 @@ def parts_of(message: Message, links: Any, state: str) -> Iterator[Part]:
     """What has ended with the call that `message` makes: itself, and what would have followed it."""
     if not isinstance(links, Mapping):
         return
+    body = links.get("chord")
+    if state == states.SUCCESS and body is not None and not isinstance(body, Mapping):
+        raise InvalidTaskError(f"chord must be a signature, got {type(body).__name__}")
     headers = message.headers
     given = {
         "task_id": message.id,
         "group_id": headers.get("group"),
         "group_index": headers.get("group_index"),
     }
-    if part := _part({**given, "chord": links.get("chord")}):
+    if part := _part({**given, "chord": body}):
         yield part
     if state != states.SUCCESS:
         for link in reversed(as_list(links.get("chain"))):

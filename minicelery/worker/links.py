@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from minicelery import announcing
 from minicelery._state import request_var
-from minicelery.canvas import Signature, as_list
+from minicelery.canvas import Compound, Signature, as_list, signature
 from minicelery.exceptions import EncodeError, ImproperlyConfigured, InvalidTaskError
 from minicelery.message import Message
 from minicelery.worker.call import Call, ExceptionInfo
@@ -54,12 +54,12 @@ class Links:
         publish = []
         for errback in as_list(call.links.get("errbacks")):
             try:
-                signature = Signature(errback)
-                task = None if signature.get("subtask_type") else self.app.tasks.get(signature.task)
-                if task is None or not _wants_the_exception(task, signature):
+                found = signature(errback)
+                task = None if isinstance(found, Compound) else self.app.tasks.get(found.task)
+                if task is None or not _wants_the_exception(task, found):
                     publish += self._begun(call, errback, None, (message.id,))
                     continue
-                args, kwargs, _ = signature.merged((call.request, error, einfo.traceback))
+                args, kwargs, _ = found.merged((call.request, error, einfo.traceback))
                 token = request_var.set(call.request)
                 try:
                     task.run(*args, **kwargs)

@@ -13,7 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from minicelery._state import request_var
-from minicelery.message import Outcome
+from minicelery.message import BODY_HEADER, Outcome
 from minicelery.worker import coroutines
 from minicelery.worker.call import Call, RunRevoked
 from minicelery.worker.coroutines import Interruptible
@@ -89,7 +89,7 @@ class Coroutines:
         self._closing = False
         # As many as may run at once: none that has begun waits for a thread.
         self._threads = ThreadPoolExecutor(crowd.board.places, "minicelery-sync")
-        self._askers = ThreadPoolExecutor(ASKERS, "minicelery-limits")
+        self._askers = ThreadPoolExecutor(ASKERS, "minicelery-begin")
         self._thread = threading.Thread(
             target=coroutines.serve, args=(self.loop, lambda: not self._closing),
             name="minicelery-asyncio", daemon=True,
@@ -113,9 +113,9 @@ class Coroutines:
         executor = self.executor
         outcome: Outcome | None
         try:
-            if executor.admission is None:
+            if executor.admission is None and BODY_HEADER not in one.delivery.message.headers:
                 call = executor.begin(one.delivery)
-            else:  # it may ask the broker
+            else:  # it may ask the broker, or the result store
                 call = await self._in_thread(self._askers, executor.begin, one.delivery)
             if isinstance(call, Outcome):
                 outcome = call

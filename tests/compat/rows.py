@@ -57,7 +57,6 @@ def _all(test: str, *names: str) -> list[_Item]:
     return [served(name, f"{test}[{name}]") for name in names]
 
 
-CANVAS = "with workflows, in a later version; today: an error that names it"
 EVENTS = "with events, in a later version; today: accepted, and nobody is told"
 
 _FIELD = "test_a_field_of_the_request_is_celerys"
@@ -65,6 +64,7 @@ _HEADER = "test_an_option_is_in_the_headers_of_the_message_and_in_the_request"
 _PROPERTY = "test_an_option_is_in_the_properties_of_the_message_and_in_the_request"
 _PLACE = "test_a_call_goes_where_it_is_told_to"
 _TAKEN = "test_an_option_of_celerys_connections_is_taken_and_not_sent"
+_STAMPED = "test_stamps_are_in_the_requests_of"
 _REFUSED = "test_what_cannot_work_is_refused_at_the_call"
 _LIFE = "test_a_signal_of_a_workers_life_is_sent_once_with_celerys_keywords"
 
@@ -195,14 +195,6 @@ ROWS: list[Row] = [
         *_all("test_a_signature_holds_arguments_and_options", "signature", "subtask"),
         served("signature_from_request", "test_a_signature_from_the_request_makes_the_same_call_again"),
         *[
-            later(name, f"test_parts_of_workflows_say_that_they_are_not_there_yet[{name}]", CANVAS)
-            for name in ("chunks", "map", "starmap", "replace", "add_to_chord")
-        ],
-        *[
-            later(f"minicelery.{name}", f"test_workflows_can_not_be_imported_yet[{name}]", CANVAS)
-            for name in ("chain", "group", "chord", "chunks", "xmap", "xstarmap")
-        ],
-        *[
             later(name, f"test_what_djangos_tasks_have_is_not_there_yet[{name}]", "with Django, in a later version")
             for name in ("delay_on_commit", "apply_async_on_commit")
         ],
@@ -219,6 +211,104 @@ ROWS: list[Row] = [
         served("add_around", "test_add_around_wraps_a_method"),
     ),
     *_section(
+        "Signatures and compositions",
+        *_all(
+            "test_a_name_of_the_canvas_is_where_celery_has_it",
+            "Signature", "chain", "chord", "chunks", "group", "maybe_signature", "signature", "xmap", "xstarmap",
+        ),
+        *_all(
+            "test_a_signature_of_this_form_is_sent_and_called",
+            "task.s", "task.signature", "task.subtask", "signature(name)", "signature(task)",
+            "app.signature(name)", "a dict", "a dict with what it needs", "JSON",
+        ),
+        served("arguments of the call", "test_arguments_of_the_call_come_first"),
+        served("keyword arguments of the call", "test_keyword_arguments_of_the_call_win"),
+        served("options of the call", "test_options_of_the_call_win"),
+        served("immutable", "test_an_immutable_signature_keeps_its_arguments_and_takes_options"),
+        *_all(
+            "test_a_signature_has_this_of_celerys",
+            "set", "clone", "replace", "freeze", "link", "link_error", "on_error", "set_immutable",
+            "flatten_links", "reprcall", "unchain_tasks", "type, task, name", "args, kwargs", "id, app",
+        ),
+        served("~signature", "test_a_tilde_calls_and_waits"),
+        *_all(
+            "test_a_bar_makes_what_it_makes_in_celery",
+            "task | task", "task | chain", "chain | chain", "task | group", "task | group of one",
+            "task | empty group", "chain | empty group", "group | task", "chain that ends in a group | task",
+            "group | group", "group | empty group", "chord | task", "chord | chord",
+            "chain that ends in a chord | task", "chain that ends in a chord | group", "chain(a)",
+            "chain(a, b) is a | b", "chain([a, b])", "chain of a generator", "empty chord",
+        ),
+        better(
+            "group of groups", "test_a_bar_makes_what_it_makes_in_celery[group of groups]",
+            "one list, in the order in which they are written; Celery turns the inner ones round",
+        ),
+        served("a chain's message", "test_a_chain_is_sent_as_its_first_task_with_the_rest_reversed"),
+        served("a chain's result", "test_the_result_of_a_chain_is_its_last_tasks_and_knows_its_parents"),
+        served("a chain's links", "test_a_callback_of_a_chain_is_its_last_tasks_and_an_errback_every_tasks"),
+        served("a chain that fails", "test_what_follows_a_failed_task_of_a_chain_has_failed_too"),
+        served("a group's result", "test_the_result_of_a_group_is_the_list_of_its_members_results"),
+        served("a group's options", "test_options_of_a_group_are_all_its_members"),
+        served("an empty group", "test_an_empty_group_has_an_empty_result"),
+        served("group.link", "test_a_callback_of_a_group_follows_its_first_member_only"),
+        served("group.link_error", "test_an_errback_of_a_group_follows_every_member"),
+        *[
+            refused(
+                f"{option}= of a call of a group", f"test_a_call_of_a_group_takes_no_links[{option}]",
+                "TypeError, as in Celery: use a chord, or the members' own",
+            )
+            for option in ("link", "link_error")
+        ],
+        served("group.skew", "test_skew_spreads_the_members_over_time"),
+        served("a chord's result", "test_the_body_of_a_chord_gets_the_results_in_order"),
+        served("a chord that fails", "test_a_failed_part_fails_the_body_and_is_named"),
+        served("a chord's countdown", "test_a_countdown_of_a_chord_delays_its_parts"),
+        served("chord.link_error", "test_an_errback_of_a_chord_is_the_bodys"),
+        served(
+            "task_allow_error_cb_on_chord_header",
+            "test_an_errback_of_a_chord_is_every_parts_too_if_the_setting_says_so",
+        ),
+        served(
+            "an errback of three arguments",
+            "test_an_errback_of_more_arguments_is_called_with_the_request_and_the_error",
+        ),
+        *[
+            served(f"{name} of many arguments", f"test_one_task_is_called_with_each_of_many_arguments[{name}]")
+            for name in ("map", "xmap", "starmap", "xstarmap", "chunks", "chunks().group")
+        ],
+        *[
+            served(f"Task.replace with {name}", f"test_what_replaces_a_task_has_its_id_and_what_follows_it[{name}]")
+            for name in ("a task", "a chain", "a chord")
+        ],
+        served("Task.replace with a group", "test_a_group_that_replaces_a_task_gives_it_the_list"),
+        *[
+            refused(
+                f"Task.replace with {name}", f"test_what_cannot_replace_a_task_is_refused[{name}]",
+                "ImproperlyConfigured, as in Celery",
+            )
+            for name in ("an empty chain", "a part of a chord")
+        ],
+        better(
+            "Task.add_to_chord", "test_a_task_adds_to_the_chord_that_it_is_a_part_of",
+            "on every backend that counts; Celery: Redis only",
+        ),
+    ),
+    *_section(
+        "Stamps",
+        *_all(
+            "test_a_visitor_is_called_at",
+            "on_signature", "on_chain_start", "on_chain_end", "on_group_start", "on_group_end",
+            "on_chord_header_start", "on_chord_header_end", "on_chord_body", "on_callback", "on_errback",
+        ),
+        *_all(_STAMPED, "a task", "a retry", "links of a chain", "members of a group", "a callback", "an errback"),
+        better(
+            "a chord and its body", f"{_STAMPED}[a chord and its body]",
+            "the body without a visitor too, and no stamp of a neighbour; Celery leaves it out, and mixes them",
+        ),
+        served("stamped_headers, stamps", "test_a_message_carries_its_stamps_as_celerys"),
+        served("append_stamps", "test_stamps_are_appended_if_told_so"),
+    ),
+    *_section(
         "Handlers, and the order of a run",
         served("before_start", "test_before_start_is_called_before_the_function"),
         served("on_success", "test_on_success_gets_the_value"),
@@ -229,7 +319,7 @@ ROWS: list[Row] = [
             served(f"after_return: not for {state}", f"test_after_return_is_not_called_for_an_attempt_that_is_no_end[{state}]")
             for state in ("RETRY", "IGNORED", "REJECTED")
         ],
-        later("on_replace", "test_parts_of_workflows_say_that_they_are_not_there_yet[on_replace]", CANVAS),
+        served("on_replace", "test_a_replacement_is_shown_to_on_replace"),
         served("order of handlers and signals", "test_handlers_and_signals_come_in_celerys_order"),
         better(
             "links, result, acknowledgement",
@@ -388,6 +478,100 @@ ROWS: list[Row] = [
             "args and kwargs replace all",
         ),
         served("links, headers, limits, expiry are carried on", "test_a_retry_carries_links_headers_and_limits_on"),
+    ),
+    *_section(
+        "Results",
+        *_all(
+            "test_a_result_tells_what_celerys_does", "id, task_id", "backend, app", "parent", "children",
+            "result, info", "state, status", "traceback", "name", "args, kwargs", "worker", "retries, queue",
+            "date_done", "supports_native_join", "exists", "ready, successful, failed", "as_tuple", "as_list",
+            "==, hash",
+        ),
+        better(
+            "known", "test_a_known_result_is_told_from_an_unknown_one",
+            "`exists()` as a property; Celery has none",
+        ),
+        served("ignored", "test_an_ignored_result_is_none_at_once"),
+        *_all(
+            "test_a_result_is_waited_for_as_celerys_is", "get", "timeout", "propagate", "interval, on_interval",
+            "no_ack", "callback", "on_message", "maybe_throw, maybe_reraise", "throw", "AsyncResult.TimeoutError",
+        ),
+        better(
+            "follow_parents", "test_a_result_is_waited_for_as_celerys_is[follow_parents]",
+            "all earlier steps are asked for in one trip, and again when the result is a failure: the earlier "
+            "one's exception comes whichever was stored first",
+        ),
+        better(
+            "disable_sync_subtasks, allow_join_result", "test_waiting_inside_of_a_task_is_refused_unless_allowed",
+            "in every pool, and for groups; the error says what to do instead",
+        ),
+        better(
+            "then(callback)", "test_then_calls_back_once_when_the_result_is_there",
+            "without anybody waiting: Celery calls back while somebody waits for a result",
+        ),
+        better(
+            "then(on_error)", "test_then_tells_on_error_of_a_failure",
+            "called with the exception in place of the callback; Celery calls it only if `get` has raised before",
+        ),
+        served("then(weak)", "test_a_weak_then_needs_a_result_that_is_kept"),
+        *_all(
+            "test_what_follows_from_a_task_is_found", "iterdeps", "iterdeps(intermediate=True)", "collect", "get_leaf",
+        ),
+        better(
+            "IncompleteStream", "test_what_is_not_done_is_an_incomplete_stream", "the error names the task",
+        ),
+        better(
+            "graph, build_graph", "test_the_graph_of_a_result_has_nodes_and_edges",
+            "also as Mermaid and SVG; a `formatter` is refused",
+        ),
+        served("forget", "test_forgetting_a_result_forgets_those_before_it"),
+        served("revoke", "test_a_result_revokes_its_call"),
+        later(
+            "revoke_by_stamped_headers", "test_calls_are_not_revoked_by_their_stamps_yet",
+            "with remote control, in a later version; today: an error that names it",
+        ),
+        served("result_from_tuple, pickle", "test_results_are_made_from_tuples_and_pickles"),
+        *_all(
+            "test_a_set_of_results_answers_as_celerys_does", "add, remove, discard, update, clear",
+            "remove of what is not there", "iteration, len, indexing, bool", "ready, waiting, successful, failed",
+            "completed_count", "maybe_throw, maybe_reraise of a set", "get of a set", "propagate of a set",
+            "timeout of a set", "an empty set", "groups in a group",
+        ),
+        *[
+            better(
+                name, f"test_a_set_of_results_answers_as_celerys_does[{name}]",
+                "one subscription, linear in the members; returns the values also where there is a callback",
+            )
+            for name in ("join", "join_native")
+        ],
+        better(
+            "iter_native", "test_a_set_of_results_answers_as_celerys_does[iter_native]",
+            "a group among the results comes when it has ended, and not at once",
+        ),
+        better(
+            "then of a set", "test_then_of_a_set_calls_back_when_all_are_there",
+            "also for groups of eager results, which Celery never calls back",
+        ),
+        better("forget of a set", "test_forgetting_a_set_forgets_each", "in one trip"),
+        served("revoke of a set", "test_revoking_a_set_revokes_each"),
+        served("GroupResult: id, parent, children", "test_a_group_has_an_id_its_parent_and_its_children"),
+        served("GroupResult.save, restore, delete", "test_a_group_is_saved_restored_and_deleted"),
+        better(
+            "save without a result store", "test_without_a_result_store_no_group_is_saved",
+            "an error that says what to set",
+        ),
+        served("the result of a group", "test_the_result_of_a_sent_group_is_one"),
+        *_all(
+            "test_an_eager_result_answers_as_celerys_does", "EagerResult.ready", "EagerResult.get",
+            "EagerResult.get(propagate=False)", "EagerResult.children", "EagerResult.forget",
+            "EagerResult.supports_native_join", "EagerResult.as_tuple",
+        ),
+        served("EagerResult.revoke", "test_a_revoked_eager_result_is_revoked_from_then_on"),
+        better(
+            "EagerResult.get inside of a task", "test_an_eager_result_inside_of_a_task_is_there",
+            "allowed: it does not wait",
+        ),
+        better("EagerResult.exists", "test_an_eager_result_exists", "True; Celery raises AttributeError"),
     ),
     *_section(
         "Routing, queues and priorities",

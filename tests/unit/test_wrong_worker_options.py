@@ -115,11 +115,6 @@ def test_a_wrong_option_of_the_decorator_is_refused(
     assert f"{option}={value!r} of " in text and accepted in text
 
 
-def test_a_chain_by_a_bar_is_refused_and_not_taken_for_a_union_of_dicts(app: Celery) -> None:
-    task = app.task(lambda order: order, name="pay")
-    assert "chains are not part of this version" in refusal(lambda: task.s(1) | task.s(2), TypeError)
-
-
 def test_text_for_the_arguments_of_a_signature_is_refused(app: Celery) -> None:
     task = app.task(lambda order: order, name="pay")
     for wrong in ("ab", b"ab", {"order": 1}):
