@@ -107,6 +107,7 @@ class Group:
     countdown: float | None = None  # seconds that the body waits once it could begin
     ttl: float | None = 86400.0  # seconds; None = for ever
     deadline: float | None = None  # unix seconds, after which the body is sent all the same
+    place: str = ""  # `Broker.place` of where the body is sent to
     until: float | None = None  # unix seconds; so long the results of its members are kept at least
     sent: float | None = None  # unix seconds; when the body was
 

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from minicelery import announcing
+from minicelery import announcing, signals
 from minicelery._state import request_var
 from minicelery.calls import message_of
 from minicelery.canvas import Signature, as_list, chain, chord, group, signature
-from minicelery.canvas.steps import ACCUMULATE, Fork, Step, accumulate, begin_with, carried, join, steps_of
+from minicelery.canvas.steps import (
+    ACCUMULATE,
+    Fork,
+    Step,
+    accumulate,
+    begin_with,
+    carried,
+    ids_in,
+    join,
+    steps_of,
+)
 from minicelery.exceptions import (
     BackendError,
     BackendUnavailable,
     Ignore,
     ImproperlyConfigured,
+    MiniCeleryError,
     OperationalError,
 )
 from minicelery.groups import EagerGroupResult, GroupResult
@@ -38,6 +51,8 @@ UNTIL_DONE: dict[str, Any] = {
     "max_retries": None, "retry_backoff": 1, "retry_backoff_max": 60,
 }  # fmt: skip
 """Options of built-in tasks that others wait for: tried until they succeed, or expire with the chord."""
+MANY = 1000
+"""Messages that may leave with one outcome."""
 LARGE = 4096
 """Bytes of arguments and links from which on it pays to compress them."""
 DAY = 86400.0
@@ -74,7 +89,11 @@ class Canvas:
         work = Unfolded()
         self._unfold(steps, work, check=True)
         self._open(work)
-        there = self._publish(work.messages, given)
+        try:
+            there = self._publish(work.messages, given)
+        except BaseException:
+            self._drop(work)
+            raise
         result = self.result_of(steps)
         if there:
             for call in result.leaves():
@@ -133,7 +152,11 @@ class Canvas:
         _run_where(steps[0], queue)
         result = self.result_of(steps)
         if _opens(steps):
-            options = {"task_id": new_id(), "queue": queue, "expires": self._chord_seconds()}
+            body = next(step for step in steps if isinstance(step, Signature)) if len(steps) > 1 else None
+            errbacks = as_list(body.options.get("link_error")) if body is not None else None
+            options = {
+                "task_id": new_id(), "queue": queue, "expires": self._chord_seconds(), "link_error": errbacks
+            }  # fmt: skip
             hop = Signature(GO_ON, (), None, options)
             links = [*(after or ()), *reversed(carried(steps))]
             return [self._packed(message_of(self.app._sender, hop, links, origin, False))], result
@@ -153,12 +176,17 @@ class Canvas:
         origin = {"root_id": request.root_id, "parent_id": request.parent_id, "reply_to": request.reply_to}
         work = Unfolded()
         self._unfold(steps, work, left=after, origin=origin)
-        self._leave(work, request)
+        if len(work.messages) > MANY:  # in one step with the outcome they would keep everybody waiting
+            self._open(work)
+            self._publish(work.messages, {})
+        else:
+            self._leave(work, request)
         request.links.clear()  # that was its chain
 
     def replace(self, request: Request, replacement: Signature[Any]) -> None:
         """Have `replacement` take the place of the attempt: its id, its followers, its group."""
         steps = steps_of(replacement)
+        _number(steps, request, ids_in(replacement))
         if not steps:
             raise ImproperlyConfigured(
                 f"{request.task} can't be replaced by {replacement!r}: there is nothing in it"
@@ -197,17 +225,16 @@ class Canvas:
         if group is None:
             raise ValueError(f"{request.task}[{request.id}] is not a part of a chord's header")
         steps = steps_of(call)
+        _number(steps, request, ids_in(call))
         last = _with_an_end(steps)
-        if not call.id:  # the same whenever this attempt is run: what waits for it waits for one
-            last.options["task_id"] = f"{request.id}.{request.retries}.{len(request.outbox)}"
         _counts_in(last, group)
         last.options["group_id"] = request.group
-        backend: Any = self.app.backend
-        if not backend.add_member(group, last.options["task_id"]):
-            raise ValueError(f"the body of {request.task}'s chord does not wait any more: a part has failed")
         origin = {"root_id": request.root_id, "parent_id": request.id, "reply_to": request.reply_to}
         work = Unfolded()
         self._unfold(steps, work, origin=origin)
+        backend: Any = self.app.backend
+        if not backend.add_member(group, last.options["task_id"]):
+            raise ValueError(f"the body of {request.task}'s chord does not wait any more: a part has failed")
         self._leave(work, request)
         result: AsyncResult[Any] = self.result_of(steps)
         return result
@@ -249,6 +276,13 @@ class Canvas:
                 )
             backend.open_groups(work.groups)
 
+    def _drop(self, work: Unfolded) -> None:
+        """What was opened has nothing to wait for: its parts could not be sent."""
+        if work.groups:
+            backend: Any = self.app.backend
+            with contextlib.suppress(MiniCeleryError):  # else its body fails at its deadline
+                backend.drop_groups([group.id for group in work.groups])
+
     def _unfold(
         self, steps: Sequence[Step], into: Unfolded, *, left: list[Mapping[str, Any]] | None = None,
         origin: Mapping[str, Any] | None = None, check: bool = False,
@@ -289,14 +323,17 @@ class Canvas:
         options = body.options
         countdown = options.pop("countdown", None)
         headers = {**(options.get("headers") or {}), BODY_HEADER: id}
-        if isinstance(lasts := options.get("expires"), (int, float, timedelta)):
-            del options["expires"]  # not counted from now
+        own = self.app._sender.defaults(self.app.tasks.get(body.task)).expires
+        if isinstance(lasts := options.get("expires", own), (int, float, timedelta)):
+            options["expires"] = None  # not counted from now
             headers[LASTS_HEADER] = lasts.total_seconds() if isinstance(lasts, timedelta) else lasts
         options["headers"] = headers
         links = [*(left or ()), *reversed(carried(rest[1:]))] if rest[1:] or left is not None else None
-        message = self._packed(message_of(self.app._sender, body, links, origin, False))
-        (message, *_) = self.app._sender.expand([message])
-        group = Group(id, members, message, not body.immutable, countdown, None)
+        message = message_of(self.app._sender, body, links, origin, False)
+        if signals.before_task_publish.receivers:
+            announcing.before(self.app, message, options)
+        (message, *_) = self.app._sender.expand([self._packed(message)])
+        group = Group(id, members, message, not body.immutable, countdown, None, place=self.app.broker.place)
         if (seconds := self._chord_seconds()) is not None:
             now = time.time()
             group.deadline = max(now, begins) + seconds
@@ -360,6 +397,27 @@ def _with_an_end(steps: list[Step]) -> Signature[Any]:
         steps.append(end)
         return end
     return last
+
+
+def _number(steps: Sequence[Step], request: Request, given: set[str]) -> None:
+    """Have the steps ids that are the same whenever the attempt is run, but for those that were given.
+
+    What has been opened by a run that died is then the same that the next one opens.
+    """
+    numbers = itertools.count(1)
+    name = f"{request.id}.{request.retries}.{len(request.outbox)}"
+
+    def number(steps: Sequence[Step]) -> None:
+        for step in steps:
+            if isinstance(step, Fork):
+                if step.id not in given:
+                    step.id = f"{name}.{next(numbers)}"
+                for part in step.parts:
+                    number(part)
+            elif step.options["task_id"] not in given:
+                step.options["task_id"] = f"{name}.{next(numbers)}"
+
+    number(steps)
 
 
 def _run_where(step: Step, queue: str) -> None:

@@ -91,6 +91,7 @@ class Broker(Protocol):
     """A server of queues.  Thread-safe; after a fork each process connects anew."""
 
     url: str  # masked: safe to print
+    place: str  # tells its queues from those of others, by whatever name or port it is reached
 
     def publish(
         self, messages: Sequence[Message], *, deadline: float | None = None, attempts: int | None = None
@@ -193,8 +194,13 @@ class CountingBackend(Backend, Protocol):
     def add_member(self, id: str, member: str) -> bool:
         """Have the body wait for one more part, the last in order; False where it does not wait any more."""
 
-    def owed_groups(self, now: float) -> list[Message]:
-        """Bodies that somebody has to send: whoever was to has not said so, or the deadline has come.
+    def drop_groups(self, ids: Sequence[str]) -> None:
+        """Forget groups whose parts could not be sent."""
+
+    def owed_groups(self, now: float, place: str) -> list[Message]:
+        """Bodies for the broker at `place` that somebody has to send.
+
+        Whoever was to has not said so, or the deadline has come.
 
         They are owed again, after ever longer pauses, until one has claimed the group.
         """

@@ -139,6 +139,7 @@ class MemoryBroker:
 
     def __init__(self, server: ServerURL, options: Mapping[str, Any]) -> None:
         self.url = server.masked
+        self.place = f"memory:{server.host}"
         self._store = _open(server)
         self._lease = float(options.get("lease", LEASE))
 
@@ -443,9 +444,14 @@ class MemoryBackend:
         with self._store.changed:
             return self._store.groups.join(id, member)
 
-    def owed_groups(self, now: float) -> list[Message]:
+    def drop_groups(self, ids: Sequence[str]) -> None:
         with self._store.changed:
-            return self._store.groups.owed(now)
+            for id in ids:
+                self._store.groups.open.pop(id, None)
+
+    def owed_groups(self, now: float, place: str) -> list[Message]:
+        with self._store.changed:
+            return self._store.groups.owed(now, place)
 
     def group_sent(self, ids: Sequence[str]) -> None:
         with self._store.changed:

@@ -82,13 +82,13 @@ class MemoryGroups:
             found.group.members.append(member)
         return True
 
-    def owed(self, now: float) -> list[Message]:
+    def owed(self, now: float, place: str) -> list[Message]:
         """Bodies to be sent, as nobody has said that they are, or as their deadline has come."""
         bodies = []
         for id, found in list(self.open.items()):
             if found.expires <= now:
                 del self.open[id]
-            elif found.owed_at is not None and found.owed_at <= now:
+            elif found.owed_at is not None and found.owed_at <= now and found.group.place == place:
                 found.group.sent = found.group.sent or now
                 found.owed_at = now + pause(RESEND, found.tries)
                 found.tries += 1

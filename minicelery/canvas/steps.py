@@ -49,6 +49,14 @@ def steps_of(whole: Signature[Any], args: Sequence[Any] = (), kwargs: Mapping[st
     return steps
 
 
+def ids_in(whole: Signature[Any]) -> set[str]:
+    """The ids that a signature and its parts have been given."""
+    found = {whole.id} if whole.id else set()
+    for part in whole.parts() if isinstance(whole, Compound) else ():
+        found |= ids_in(part)
+    return found
+
+
 def _steps(one: Signature[Any]) -> list[Step]:
     if not isinstance(one, Compound):
         return [_call(one)]

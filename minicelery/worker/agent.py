@@ -92,7 +92,7 @@ class Agent:
         self._news: Callable[[str], dict[str, bytes]] = getattr(broker, "news", broker.recall)
         self._ended: dict[tuple[int, int], str] = {}  # runs whose end was ordered: pid, receipt -> signal
         self._owed_at = 0.0
-        self._owed: Callable[[float], list[Message]] | None = getattr(backend, "owed_groups", None)
+        self._owed: Callable[[float, str], list[Message]] | None = getattr(backend, "owed_groups", None)
         open_lookout = getattr(broker, "lookout", None)
         self.lookout = open_lookout(self.queues) if open_lookout is not None else None
 
@@ -150,10 +150,11 @@ class Agent:
         if self._owed is None or time.monotonic() < self._owed_at:
             return
         self._owed_at = time.monotonic() + LONG  # a store that does not answer must not keep it from the rest
-        if bodies := self._owed(time.time()):
+        if bodies := self._owed(time.time(), self.broker.place):
             for body in bodies:
                 log.info("Task %s[%s], the body of a chord, is sent by the agent", body.task, body.id)
-            self.broker.publish(bodies)
+            # Where messages are sent unconfirmed, these are not.
+            getattr(self.broker, "publish_surely", self.broker.publish)(list(bodies))
             backend: Any = self.backend
             backend.group_sent(groups_of(bodies))
         self._owed_at = 0.0

@@ -32,7 +32,7 @@ def body(group: str, name: str = "body", **fields: Any) -> Message:
 
 
 def group(members: list[str], id: str = "g", **fields: Any) -> Group:
-    return Group(id, members, fields.pop("body", None) or body(id), **fields)
+    return Group(id, members, fields.pop("body", None) or body(id), **{"place": "here", **fields})
 
 
 def part(id: str, state: str = "SUCCESS", of: str = "g") -> Record:
@@ -143,13 +143,13 @@ def test_a_body_is_owed_until_it_has_claimed_its_group(store: Any) -> None:
     store.open_groups([group(["1"])])
     (first,) = store.store([part("1")])
     now = time.time()
-    assert store.owed_groups(now) == []
-    (second,) = store.owed_groups(now + RESEND + 1)
+    assert store.owed_groups(now, "here") == []
+    (second,) = store.owed_groups(now + RESEND + 1, "here")
     assert second.id == first.id and second.headers[COPY_HEADER] != first.headers[COPY_HEADER]
-    assert store.owed_groups(now + RESEND + 2) == []  # somebody is just sending it
-    assert sent(store.owed_groups(now + 5 * RESEND)) == ["body"]
+    assert store.owed_groups(now + RESEND + 2, "here") == []  # somebody is just sending it
+    assert sent(store.owed_groups(now + 5 * RESEND, "here")) == ["body"]
     assert store.claim_group("g", second.headers[COPY_HEADER])
-    assert store.owed_groups(now + 100_000) == []
+    assert store.owed_groups(now + 100_000, "here") == []
 
 
 def test_a_body_that_is_said_to_be_sent_is_owed_again_if_it_does_not_begin(store: Any) -> None:
@@ -157,21 +157,21 @@ def test_a_body_that_is_said_to_be_sent_is_owed_again_if_it_does_not_begin(store
     store.store([part("1")])
     store.group_sent(["g", "unknown"])
     now = time.time()
-    assert store.owed_groups(now + LOOK_AGAIN - 1) == []
-    assert sent(store.owed_groups(now + LOOK_AGAIN + 1)) == ["body"]
+    assert store.owed_groups(now + LOOK_AGAIN - 1, "here") == []
+    assert sent(store.owed_groups(now + LOOK_AGAIN + 1, "here")) == ["body"]
     store.group_sent(["g"])
-    assert store.owed_groups(now + LOOK_AGAIN + 2) == []
+    assert store.owed_groups(now + LOOK_AGAIN + 2, "here") == []
 
 
 def test_the_deadline_releases_the_body_once(store: Any) -> None:
     now = time.time()
     store.open_groups([group(["1", "2"], deadline=now + 50), group(["3"], "h")])
     store.store([part("1")])
-    assert store.owed_groups(now + 49) == []
-    assert sent(store.owed_groups(now + 51)) == ["body"]
+    assert store.owed_groups(now + 49, "here") == []
+    assert sent(store.owed_groups(now + 51, "here")) == ["body"]
     assert store.store([part("2")]) == []
     store.group_sent(["g"])
-    assert store.owed_groups(now + 52) == []
+    assert store.owed_groups(now + 52, "here") == []
 
 
 def test_a_deadline_after_the_end_means_nothing(store: Any) -> None:
@@ -179,17 +179,33 @@ def test_a_deadline_after_the_end_means_nothing(store: Any) -> None:
     store.open_groups([group(["1"], deadline=now + 50)])
     assert sent(store.store([part("1")])) == ["body"]
     store.group_sent(["g"])
-    assert store.owed_groups(now + 51) == []
+    assert store.owed_groups(now + 51, "here") == []
+
+
+def test_only_bodies_for_the_asking_broker_are_owed_to_it(store: Any) -> None:
+    now = time.time()
+    store.open_groups([group(["1"], deadline=now), group(["2"], "h", place="there")])
+    store.store([part("2", of="h")])
+    assert len(store.owed_groups(now + 100, "here")) == len(store.owed_groups(now + 100, "there")) == 1
+    assert store.owed_groups(now + 100, "elsewhere") == []
+
+
+def test_a_dropped_group_is_as_if_it_never_was(store: Any) -> None:
+    store.open_groups([group(["1", "2"], deadline=time.time())])
+    store.store([part("1")])
+    store.drop_groups(["g", "unknown"])
+    assert store.load_group("g") is None and store.store([part("2")]) == []
+    assert store.owed_groups(time.time() + 1000, "here") == []
 
 
 def test_the_first_copy_of_a_body_claims_the_group(store: Any) -> None:
     store.open_groups([group(["1"])])
     (first,) = store.store([part("1")])
-    (second,) = store.owed_groups(time.time() + RESEND + 1)
+    (second,) = store.owed_groups(time.time() + RESEND + 1, "here")
     names = [one.headers[COPY_HEADER] for one in (second, first)]
     assert [store.claim_group("g", name) for name in (*names, names[0])] == [True, False, True]
     assert store.claim_group("unknown", "copy")
-    assert store.owed_groups(time.time() + 10_000) == []
+    assert store.owed_groups(time.time() + 10_000, "here") == []
 
 
 def test_results_of_parts_stay_until_the_body_may_need_them(store: Any) -> None:
@@ -208,7 +224,7 @@ def test_a_group_is_gone_after_its_time(store: Any) -> None:
     assert store.load_group("g") is not None
 
     def gone() -> bool:
-        store.owed_groups(time.time())
+        store.owed_groups(time.time(), "here")
         return store.load_group("g") is None
 
     wait_until(gone, timeout=5)
@@ -266,7 +282,7 @@ def test_the_body_leaves_with_the_last_part(
     (fresh,) = consumer.swap([end_of(second)], 1, 2.0)
     assert (fresh.message.id, fresh.message.headers[BODY_HEADER]) == ("body", "g")
     consumer.swap([Outcome(fresh, record=record("body"))], 0, 0)
-    assert store.owed_groups(time.time() + 100_000) == []
+    assert store.owed_groups(time.time() + 100_000, "here") == []
     assert broker.size("q") == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,8 +12,16 @@ from typing import Any
 import pytest
 
 from minicelery import Celery, chain, chord, group, signals
-from minicelery.exceptions import ChordError, Ignore, ImproperlyConfigured, Reject, TaskRevokedError
-from minicelery.message import BODY_HEADER, PART_HEADER, Delivery, Message, Outcome, new_id
+from minicelery.exceptions import (
+    ChordError,
+    EncodeError,
+    Ignore,
+    ImproperlyConfigured,
+    OperationalError,
+    Reject,
+    TaskRevokedError,
+)
+from minicelery.message import BODY_HEADER, LASTS_HEADER, PART_HEADER, Delivery, Message, Outcome, new_id
 from minicelery.result import AsyncResult
 from minicelery.unfolding import GO_ON
 from minicelery.worker.executor import Executor
@@ -390,7 +399,7 @@ def test_signals_tell_of_every_message_of_a_composition(work: Work) -> None:
 
     with signals_of(before):
         work.value(chain(work.add.s(1), group(work.add.s(1), work.add.s(2)), work.total.s()))
-    assert sorted(set(told)) == ["add", GO_ON]
+    assert sorted(set(told)) == ["add", GO_ON, "total"]
     assert told.count("add") == 3
 
 
@@ -457,3 +466,74 @@ def test_an_empty_group_at_the_end_changes_nothing_wherever_it_is(work: Work) ->
     assert work.value(chord([chord([a], nothing), b], work.say.s())) == [[[2], 4]]
     assert work.value(group([a | nothing, b])) == [2, 4]
     assert work.value(chain([a, nothing, nothing], app=work.app)) == 2
+
+
+def test_an_attempt_that_runs_again_is_replaced_by_the_same(work: Work) -> None:
+    made = lambda: chord([work.add.s(1), group(work.add.s(2), work.add.s(3)) | work.say.s()], work.say.s())  # noqa: E731
+    swap = replacer(work, made)
+    result = swap.delay()
+    consumer = work.app.broker.consumer(["celery"], new_id(), work.app.backend)
+    (delivery,) = consumer.swap([], 1, 0.0)
+    first = Executor(work.app).run(delivery)  # whoever ran it died with the outcome
+    consumer.close()
+    work.run()
+    assert result.get(timeout=1) == [[1, [[2, 3]]]]
+    assert {m.id for m in first.publish} <= {m.id for m in work.seen}
+    assert work.app.backend.owed_groups(time.time() + 1e6, work.app.broker.place) == []
+
+
+def test_a_chord_that_could_not_be_sent_leaves_nothing(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise OperationalError("away")
+
+    monkeypatch.setattr(work.app.broker, "publish", away)
+    with pytest.raises(OperationalError, match="away"):
+        chord([work.add.s(1)], work.say.s())()
+    assert work.app.backend.owed_groups(time.time() + 1e6, work.app.broker.place) == []
+
+
+def test_a_hop_that_fails_calls_the_errbacks_of_the_body(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(groups: Any) -> None:
+        raise ValueError("no")
+
+    monkeypatch.setattr(work.app.backend, "open_groups", refuse)
+    whole = work.add.s(1) | chord([work.add.s(1)], work.say.s().on_error(work.tell.s()))
+    result = whole.apply_async()
+    work.run()
+    assert result.state == "FAILURE" and len(work.told) == 1
+
+
+def test_a_body_expires_by_its_tasks_own_expiry_once_it_was_sent(work: Work) -> None:
+    brief = work.app.task(lambda values: values, name="brief", expires=60)
+    chord([work.add.s(1)], brief.s())()
+    work.run()
+    body = work.seen[-1]
+    assert (body.headers["expires"], body.headers[LASTS_HEADER]) == (None, 60)
+
+
+def test_receivers_see_the_body_and_what_they_change_stays(work: Work) -> None:
+    def before(sender: str, headers: dict[str, Any], **_: Any) -> None:
+        headers["tenant"] = sender
+
+    with signals_of(before):
+        chord([work.add.s(1)], work.say.s())()
+    work.run()
+    assert [m.headers["tenant"] for m in work.seen] == ["add", "say"]
+
+
+def test_a_member_that_can_not_be_sent_is_not_waited_for(work: Work) -> None:
+    @work.app.task(bind=True, name="grow")
+    def grow(self: Any) -> int:
+        with pytest.raises(EncodeError):
+            self.add_to_chord(work.add.s(object()))
+        return 1
+
+    assert work.value(chord([grow.s()], work.say.s())) == [[1]]
+
+
+def test_a_chord_of_thousands_follows_a_task(work: Work) -> None:
+    count = 1200
+    whole = work.add.s(1) | chord([work.add.si(n) for n in range(count)], work.total.s())
+    result = whole.apply_async()
+    work.run(2000)
+    assert result.get(timeout=1) == sum(range(count))

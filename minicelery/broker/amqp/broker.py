@@ -48,6 +48,7 @@ class AMQPBroker:
     def __init__(self, urls: Sequence[ServerURL], options: Mapping[str, Any]) -> None:
         self.server = Server(urls, options)
         self.url = self.server.masked
+        self.place = f"amqp:{self.server.virtual_host(self.server.urls[0])}"
         self.spec_of: Callable[[str], QueueSpec] = options.get("spec_of") or plain_queue
         self._bound_to: Callable[[str], Sequence[QueueSpec]] = options.get("bound_to") or (lambda name: ())
         self._exchange: Callable[[str], ExchangeSpec | None] = options.get("exchange_of") or (

@@ -142,8 +142,11 @@ class RedisBackend:
     def add_member(self, id: str, member: str) -> bool:
         return self._groups.join(id, member)
 
-    def owed_groups(self, now: float) -> list[Message]:
-        return self._groups.owed(now)
+    def drop_groups(self, ids: Sequence[str]) -> None:
+        self._groups.drop(ids)
+
+    def owed_groups(self, now: float, place: str) -> list[Message]:
+        return self._groups.owed(now, place)
 
     def group_sent(self, ids: Sequence[str]) -> None:
         self._groups.said(ids)

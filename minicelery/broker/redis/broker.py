@@ -51,6 +51,7 @@ class RedisBroker:
         self.url = url.masked
         self.prefix: str = options.get("global_keyprefix") or url.query.get("global_keyprefix") or ""
         self.base = f"{self.prefix}minicelery."
+        self.place = f"redis:{self.server.database}:{self.prefix}"
         self.lease = float(options.get("lease") or LEASE)
         self.pool = Pool(self.server, pool_limit(options))
         self.delays: str = options.get("delays") or "auto"

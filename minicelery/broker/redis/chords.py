@@ -3,15 +3,16 @@
 ===============================  ======  ======================================================
 `minicelery.groups:<id>`         hash    ids (JSON list), size, passes, envelope, queue, step,
                                          due (``""``, unix seconds, or ``+`` and seconds), until
-                                         (unix seconds, results are kept so long);
+                                         (unix seconds, results are kept so long), owed (the zset);
                                          sent (when), tries and claimed once they are
 `minicelery.groups:<id>:ended`   set     ids of the parts that have ended
-`minicelery.groups`              zset    ids of groups: score unix seconds, when to send the body
+`minicelery.owed:<place>`        zset    ids of groups: score unix seconds, when to send the body
 ===============================  ======  ======================================================
 
 They are in the database of the results, and begin with its `global_keyprefix`.  A record of a
 part says so where others have their time to live: ``*ttl well base group`` and the part's id,
-`base` and `group` being the lengths of the zset's name and of the group's id, which follow.
+`base` and `group` being the lengths of ``minicelery.groups`` with its prefix, and of the group's
+id, which follow.
 """
 
 from __future__ import annotations
@@ -39,11 +40,10 @@ end
 local function ended(text)
   local ttl, well, base, length = string.match(text, '^%*(%d*) (%d) (%d+) (%d+) ')
   local from = #ttl + #well + #base + #length + 6
-  local owed = string.sub(text, from, from + base - 1)
   local id = string.sub(text, from + base, from + base + length - 1)
-  local group = owed .. ':' .. id
-  local fields = redis.call('HMGET', group, 'size', 'until')
-  local size, last = fields[1], fields[2]
+  local group = string.sub(text, from, from + base - 1) .. ':' .. id
+  local fields = redis.call('HMGET', group, 'size', 'until', 'owed')
+  local size, last, owed = fields[1], fields[2], fields[3]
   if not size then return ttl end
   if last == '' then ttl = '' end
   if ttl ~= '' then  -- the body has to find it
@@ -68,51 +68,52 @@ local function due_of(text)
 end
 """
 
-# KEYS: the zset.  ARGV: for each group its id, milliseconds to live or nothing, deadline or nothing,
-# how many fields and values follow, and these.
+# KEYS: the groups' base.  ARGV: for each group its id, milliseconds to live or nothing, deadline or
+# nothing, the zset, how many fields and values follow, and these.
 _OPEN = Script(
     "",
     """
 local at = 1
 while at < #ARGV do
-  local group, count = KEYS[1] .. ':' .. ARGV[at], tonumber(ARGV[at + 3])
+  local group, count = KEYS[1] .. ':' .. ARGV[at], tonumber(ARGV[at + 4])
   if redis.call('EXISTS', group) == 0 then
-    redis.call('HSET', group, unpack(ARGV, at + 4, at + 3 + count))
+    redis.call('HSET', group, 'owed', ARGV[at + 3], unpack(ARGV, at + 5, at + 4 + count))
     if ARGV[at + 1] ~= '' then redis.call('PEXPIRE', group, ARGV[at + 1]) end
-    if ARGV[at + 2] ~= '' then redis.call('ZADD', KEYS[1], ARGV[at + 2], ARGV[at]) end
+    if ARGV[at + 2] ~= '' then redis.call('ZADD', ARGV[at + 3], ARGV[at + 2], ARGV[at]) end
   end
-  at = at + 4 + count
+  at = at + 5 + count
 end
 return 1
 """,
 )
 
-# KEYS: the zset.  ARGV: id, copy.
+# KEYS: the base.  ARGV: id, copy.
 _CLAIM = Script(
     "",
     """
 local group = KEYS[1] .. ':' .. ARGV[1]
-redis.call('ZREM', KEYS[1], ARGV[1])
-if redis.call('EXISTS', group) == 0 then return 1 end
+local owed = redis.call('HGET', group, 'owed')
+if not owed then return 1 end
+redis.call('ZREM', owed, ARGV[1])
 redis.call('HSETNX', group, 'claimed', ARGV[2])
 return redis.call('HGET', group, 'claimed') == ARGV[2] and 1 or 0
 """,
 )
 
-# KEYS: the zset.  ARGV: now, seconds to the first look, ids…
+# KEYS: the base.  ARGV: now, seconds to the first look, ids…
 _SAID = Script(
     "",
     """
 for at = 3, #ARGV do
-  local tries = redis.call('HGET', KEYS[1] .. ':' .. ARGV[at], 'tries') or 0
-  local pause = tonumber(ARGV[2]) * 2 ^ math.min(tonumber(tries), 10)
-  redis.call('ZADD', KEYS[1], 'XX', tonumber(ARGV[1]) + pause, ARGV[at])
+  local fields = redis.call('HMGET', KEYS[1] .. ':' .. ARGV[at], 'owed', 'tries')
+  local pause = tonumber(ARGV[2]) * 2 ^ math.min(tonumber(fields[2] or 0), 10)
+  if fields[1] then redis.call('ZADD', fields[1], 'XX', tonumber(ARGV[1]) + pause, ARGV[at]) end
 end
 return 1
 """,
 )
 
-# KEYS: the zset.  ARGV: id, the part's id as JSON.
+# KEYS: the base.  ARGV: id, the part's id as JSON.
 _JOIN = Script(
     "",
     """
@@ -128,27 +129,42 @@ return 1
 """,
 )
 
-# KEYS: the zset.  ARGV: now, seconds to the next try.
+# KEYS: the base, the zset.  ARGV: now, seconds to the next try.
 _OWED = Script(
     COUNT,
     """
 local found = {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, 100)) do
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT', 0, 100)) do
   local group = KEYS[1] .. ':' .. id
   local fields = redis.call('HMGET', group, 'envelope', 'queue', 'due')
   if not fields[1] then
-    redis.call('ZREM', KEYS[1], id)
+    redis.call('ZREM', KEYS[2], id)
   else
     redis.call('HSETNX', group, 'sent', seconds())
     local tries = redis.call('HINCRBY', group, 'tries', 1)
     local pause = tonumber(ARGV[2]) * 2 ^ math.min(tries - 1, 10)
-    redis.call('ZADD', KEYS[1], tonumber(ARGV[1]) + pause, id)
+    redis.call('ZADD', KEYS[2], tonumber(ARGV[1]) + pause, id)
     found[#found + 1] = fields[1]
     found[#found + 1] = fields[2]
     found[#found + 1] = due_of(fields[3])
   end
 end
 return found
+""",
+)
+
+
+# KEYS: the base.  ARGV: ids.
+_DROP = Script(
+    "",
+    """
+for _, id in ipairs(ARGV) do
+  local group = KEYS[1] .. ':' .. id
+  local owed = redis.call('HGET', group, 'owed')
+  if owed then redis.call('ZREM', owed, id) end
+  redis.call('DEL', group, group .. ':ended')
+end
+return 1
 """,
 )
 
@@ -177,6 +193,7 @@ class Groups:
     def __init__(self, run: Any, call: Any, prefix: str) -> None:
         self._run = run  # a script, with keys and arguments
         self._call = call  # a command
+        self._prefix = prefix
         self.base = f"{prefix}minicelery.groups"
 
     def open(self, groups: Sequence[Group]) -> None:
@@ -195,6 +212,7 @@ class Groups:
                 group.id,
                 "" if group.ttl is None else max(1, int(group.ttl * 1000)),
                 "" if group.deadline is None else f"{group.deadline:.6f}",
+                self.owed_key(group.place),
                 2 * len(fields),
                 *(text for pair in fields.items() for text in pair),
             )
@@ -222,9 +240,18 @@ class Groups:
         """See `CountingBackend.add_member`."""
         return bool(self._run(_JOIN, [self.base], [id, json.dumps(member)]))
 
-    def owed(self, now: float) -> list[Message]:
+    def drop(self, ids: Sequence[str]) -> None:
+        """See `CountingBackend.drop_groups`."""
+        self._run(_DROP, [self.base], ids)
+
+    def owed(self, now: float, place: str) -> list[Message]:
         """See `CountingBackend.owed_groups`."""
-        return bodies_of(self._run(_OWED, [self.base], [f"{now:.6f}", RESEND]))
+        keys = [self.base, self.owed_key(place)]
+        return bodies_of(self._run(_OWED, keys, [f"{now:.6f}", RESEND]))
+
+    def owed_key(self, place: str) -> str:
+        """The sorted set of the bodies for the broker at `place`."""
+        return f"{self._prefix}minicelery.owed:{place}"
 
 
 def owe_at() -> str:

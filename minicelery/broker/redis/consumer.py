@@ -27,6 +27,8 @@ BATCH_BYTES = 1 << 20
 """A fetch ends when it has passed this size, so that big messages don't pile up in a child."""
 
 
+MANY = 1000
+"""Records that one outcome may bring."""
 UNBLOCK_AGAIN = 0.002
 """Seconds after which a BLPOP that has not ended is ended once more."""
 
@@ -100,6 +102,9 @@ class RedisConsumer(Leased):
         """One SWAP: the deliveries, and if there are none the seconds to the next due one."""
         if self._apart is not None and done:
             done = self._store_elsewhere(link, done)
+        for outcome in done:
+            if len(outcome.more) > MANY:
+                self._store_before(outcome)
         self._turn += 1
         arguments: list[Any] = [
             self.name, self._broker.lease, want, BATCH_BYTES, self._receipt, self._turn,
@@ -182,6 +187,15 @@ class RedisConsumer(Leased):
             for delivery, flag in zip(found, flags, strict=True):
                 delivery.revoked = flag == 49
         return found
+
+    def _store_before(self, outcome: Outcome) -> None:
+        """Store most of very many records by themselves: in one script they would keep everybody waiting."""
+        if self._store is None:
+            return
+        records, outcome.more = outcome.more[:-1], outcome.more[-1:]
+        for start in range(0, len(records), MANY):
+            # Bodies that are due now are owed: an agent sends them.
+            self._store.store(records[start : start + MANY])
 
     def _store_elsewhere(self, link: Link, done: Sequence[Outcome]) -> list[Outcome]:
         """Store the records of what is still held in the other server; the outcomes still to settle."""

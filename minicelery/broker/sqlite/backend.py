@@ -77,10 +77,13 @@ class SQLiteBackend:
     def add_member(self, id: str, member: str) -> bool:
         return self.file.write(lambda connection: groups.add_member(connection, id, member))
 
-    def owed_groups(self, now: float) -> list[Message]:
-        if not self.file.read(lambda connection: groups.has_late(connection, now)):
+    def drop_groups(self, ids: Sequence[str]) -> None:
+        self.file.write(lambda connection: groups.drop_groups(connection, ids))
+
+    def owed_groups(self, now: float, place: str) -> list[Message]:
+        if not self.file.read(lambda connection: groups.has_late(connection, now, place)):
             return []
-        return self.file.write(lambda connection: groups.owed_groups(connection, now))
+        return self.file.write(lambda connection: groups.owed_groups(connection, now, place))
 
     def group_sent(self, ids: Sequence[str]) -> None:
         self.file.write(lambda connection: groups.group_sent(connection, ids, time.time()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
 from collections import deque
@@ -69,6 +70,7 @@ class SQLiteBroker:
     def __init__(self, server: ServerURL, options: Mapping[str, Any]) -> None:
         self.url = server.masked
         self.file = File(server, options, BrokerUnavailable)
+        self.place = f"sqlite:{os.path.basename(self.file.path)}"
         self._lease = float(options.get("lease", LEASE))
         self._looked_at = ""  # the last line that was looked after
 

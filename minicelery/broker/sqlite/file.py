@@ -101,13 +101,14 @@ CREATE TABLE chords (
     payload BLOB NOT NULL,
     countdown REAL,
     sent REAL,
+    place TEXT NOT NULL,
     owed REAL,
     tries INTEGER NOT NULL DEFAULT 0,
     claimed TEXT NOT NULL DEFAULT '',
     until REAL,
     expires REAL
 ) WITHOUT ROWID;
-CREATE INDEX owed_chords ON chords (owed) WHERE owed IS NOT NULL;
+CREATE INDEX owed_chords ON chords (place, owed) WHERE owed IS NOT NULL;
 CREATE INDEX expiring_chords ON chords (expires) WHERE expires IS NOT NULL;
 CREATE TABLE ended (chord TEXT NOT NULL, member TEXT NOT NULL, PRIMARY KEY (chord, member)) WITHOUT ROWID;
 CREATE TABLE saved (id TEXT PRIMARY KEY, document BLOB NOT NULL, expires REAL) WITHOUT ROWID;

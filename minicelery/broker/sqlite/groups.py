@@ -13,8 +13,8 @@ from minicelery.serialization import decode_json, encode_json
 from minicelery.states import IGNORED, SUCCESS
 
 _OPEN = (
-    "INSERT OR IGNORE INTO chords (id, members, size, passes, body, payload, countdown, owed, until, expires)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT OR IGNORE INTO chords (id, members, size, passes, body, payload, countdown, place, owed, until,"
+    " expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _END = "INSERT OR IGNORE INTO ended (chord, member) SELECT id, ? FROM chords WHERE id = ?"
 # `?1` is whether the part has ended well: if not, nothing more is waited for.
@@ -26,9 +26,9 @@ _RELEASE = (
 # NULL is for ever, of both.
 _KEEP = "UPDATE results SET expires = (SELECT max(results.expires, until) FROM chords WHERE id = ?1) WHERE id = ?2"
 _COUNT = "UPDATE chords SET done = done + 1 WHERE id = ?"
-_LATE = "SELECT id, tries, body, payload, countdown FROM chords WHERE owed <= ? ORDER BY owed LIMIT 100"
+_LATE = "SELECT id, tries, body, payload, countdown FROM chords WHERE place = ? AND owed <= ? ORDER BY owed LIMIT 100"
 _ANY_LATE = (
-    "SELECT 1 FROM chords WHERE owed <= :now UNION ALL SELECT 1 FROM chords WHERE expires <= :now"
+    "SELECT 1 FROM chords WHERE place = :place AND owed <= :now UNION ALL SELECT 1 FROM chords WHERE expires <= :now"
     " UNION ALL SELECT 1 FROM saved WHERE expires <= :now LIMIT 1"
 )
 _OWE = "UPDATE chords SET sent = coalesce(sent, ?), owed = ?, tries = tries + 1 WHERE id = ?"
@@ -45,7 +45,7 @@ def open_groups(connection: sqlite3.Connection, groups: Iterable[Group]) -> None
         until = None if group.ttl is None else now + group.ttl
         members = encode_json(group.members)
         row = (group.id, members, len(group.members), group.passes, encode_json(described), payload,
-               group.countdown, group.deadline, group.until, until)  # fmt: skip
+               group.countdown, group.place, group.deadline, group.until, until)  # fmt: skip
         connection.execute(_OPEN, row)
 
 
@@ -106,16 +106,16 @@ def add_member(connection: sqlite3.Connection, id: str, member: str) -> bool:
     return True
 
 
-def has_late(connection: sqlite3.Connection, now: float) -> bool:
+def has_late(connection: sqlite3.Connection, now: float, place: str) -> bool:
     """Whether there is anything for `owed_groups` to do."""
-    return connection.execute(_ANY_LATE, {"now": now}).fetchone() is not None
+    return connection.execute(_ANY_LATE, {"now": now, "place": place}).fetchone() is not None
 
 
-def owed_groups(connection: sqlite3.Connection, now: float) -> list[Message]:
+def owed_groups(connection: sqlite3.Connection, now: float, place: str) -> list[Message]:
     """See `CountingBackend`; drops what has expired as well."""
     _drop_expired(connection, now)
     bodies = []
-    for id, tries, described, payload, countdown in connection.execute(_LATE, (now,)).fetchall():
+    for id, tries, described, payload, countdown in connection.execute(_LATE, (place, now)).fetchall():
         connection.execute(_OWE, (now, now + pause(RESEND, tries), id))
         bodies.append(as_copy(_body(described, payload, countdown, now)))
     return bodies
@@ -129,10 +129,16 @@ def group_sent(connection: sqlite3.Connection, ids: Sequence[str], now: float) -
             connection.execute(_SAID, (now + pause(LOOK_AGAIN, row[0]), id))
 
 
+def drop_groups(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
+    """See `CountingBackend`."""
+    rows = [(id,) for id in ids]
+    connection.executemany("DELETE FROM ended WHERE chord = ?", rows)
+    connection.executemany("DELETE FROM chords WHERE id = ?", rows)
+
+
 def _drop_expired(connection: sqlite3.Connection, now: float) -> None:
     gone = connection.execute("SELECT id FROM chords WHERE expires <= ? LIMIT 100", (now,)).fetchall()
-    connection.executemany("DELETE FROM ended WHERE chord = ?", gone)
-    connection.executemany("DELETE FROM chords WHERE id = ?", gone)
+    drop_groups(connection, [id for (id,) in gone])
     connection.execute("DELETE FROM saved WHERE expires <= ?", (now,))
 
 
