@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from minicelery import announcing, signals
+from minicelery import announcing, signals, states
 from minicelery._state import request_var
 from minicelery.calls import message_of
 from minicelery.canvas import Signature, as_list, chain, chord, group, signature
@@ -36,7 +36,7 @@ from minicelery.exceptions import (
 from minicelery.groups import EagerGroupResult, GroupResult
 from minicelery.message import BODY_HEADER, LASTS_HEADER, PART_HEADER, Group, Message, new_id
 from minicelery.options import check_call
-from minicelery.result import AsyncResult
+from minicelery.result import AsyncResult, EagerResult
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 GO_ON = "minicelery.go_on"
 """The built-in task that goes on with a chain whose next link is a chord."""
+_WITHOUT_VALUE = frozenset({states.IGNORED, states.REJECTED})
 _KINDS = frozenset(kind.NAME for kind in (chain, group, chord))
 UNTIL_DONE: dict[str, Any] = {
     "acks_late": True, "reject_on_worker_lost": True, "ignore_result": True,
@@ -120,9 +121,15 @@ class Canvas:
     def _run(self, steps: Sequence[Step]) -> Any:
         result: Any = None
         for at, step in enumerate(steps):
+            parent = result
+            if isinstance(result, EagerResult) and result.state in _WITHOUT_VALUE:
+                # Nothing follows it, and what would have done is as it is.
+                id = step.id or ""
+                result = EagerResult(id, None, result.state)
+                result.parent = parent
+                continue
             if at:
                 begin_with([step], (result.get(),), {})
-            parent = result
             if isinstance(step, Fork):
                 members = [self._run(part) for part in step.parts]
                 result = EagerGroupResult(step.id, members, app=self.app)

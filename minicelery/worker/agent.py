@@ -21,8 +21,8 @@ from typing import Any
 from minicelery import signals
 from minicelery.broker import LEASE, Backend, Broker, Consumer
 from minicelery.broker.chords import groups_of
-from minicelery.exceptions import BackendError, OperationalError
-from minicelery.message import Delivery, Message, Outcome, Verdict, new_id
+from minicelery.exceptions import BackendError, BrokerUnavailable, MiniCeleryError, OperationalError
+from minicelery.message import COPY_HEADER, Delivery, Message, Outcome, Verdict, new_id
 from minicelery.worker.board import DONE, Board, as_outcome
 from minicelery.worker.executor import Executor
 from minicelery.worker.fates import bury, sort_out
@@ -150,14 +150,25 @@ class Agent:
         if self._owed is None or time.monotonic() < self._owed_at:
             return
         self._owed_at = time.monotonic() + LONG  # a store that does not answer must not keep it from the rest
-        if bodies := self._owed(time.time(), self.broker.place):
-            for body in bodies:
-                log.info("Task %s[%s], the body of a chord, is sent by the agent", body.task, body.id)
-            # Where messages are sent unconfirmed, these are not.
-            getattr(self.broker, "publish_surely", self.broker.publish)(list(bodies))
-            backend: Any = self.backend
-            backend.group_sent(groups_of(bodies))
+        bodies = self._owed(time.time(), self.broker.place)
+        for body in bodies:
+            self._send_body(body)
         self._owed_at = 0.0
+
+    def _send_body(self, body: Message) -> None:
+        backend: Any = self.backend
+        # Where messages are sent unconfirmed, this one is not.
+        publish = getattr(self.broker, "publish_surely", self.broker.publish)
+        try:
+            publish([body])
+            log.info("Task %s[%s], the body of a chord, has been sent", body.task, body.id)
+            backend.group_sent(groups_of([body]))
+        except BrokerUnavailable:
+            raise
+        except (MiniCeleryError, ValueError) as error:  # it never can be, and no other one must wait for it
+            log.error("Task %s[%s], the body of a chord, can't be sent: %s", body.task, body.id, error)
+            backend.store(self.executor.never(body, error))
+            backend.claim_group(*groups_of([body]), str(body.headers[COPY_HEADER]))
 
     def _end_revoked(self) -> None:
         """Order the end of runs that were revoked with ``terminate=True``.

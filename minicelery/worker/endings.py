@@ -293,6 +293,11 @@ class Endings:
         stored, more = self.recorder.failure_of(message, error), self._rest(message, error)
         return Outcome(delivery, verdict, stored, reason=text, more=more)
 
+    def never(self, message: Message, error: BaseException) -> list[Record]:
+        """The records of a message that can't be sent, and of what would have followed."""
+        stored = self.recorder.failure_of(message, error)
+        return [*([] if stored is None else [stored]), *self._rest(message, error)]
+
     def _rest(self, message: Message, error: BaseException) -> list[Record]:
         """The failures of what would have followed a message that never became a call, if it can be told."""
         try:
