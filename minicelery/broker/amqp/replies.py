@@ -76,6 +76,7 @@ class Replies:
         self._changed = threading.Condition()
         self._link: Link | None = None
         self._queue = ""
+        self._closed = False  # until the next call is sent: who still waits must not connect anew
         self._known: dict[str, bytes | None] = {}  # calls of this process, and the latest document
 
     # -- the worker's side -----------------------------------------------------------------
@@ -147,6 +148,7 @@ class Replies:
             link.close_socket()
             raise
         self._link = link
+        self._closed = False
 
     def _take(self, content: Content) -> None:
         try:
@@ -168,10 +170,12 @@ class Replies:
                 self._changed.wait(min(wait, 0.05))
             return
         try:
-            if self._link is None:
+            if self._link is None and not self._closed:
                 self._asking(self._connect)
             link = self._link
-            assert link is not None
+            if link is None:
+                time.sleep(min(wait, 0.05))
+                return
             try:
                 # The link is for reading, and for nothing else: only who reads it finds it broken.
                 while link.pump(wait):
@@ -245,6 +249,7 @@ class Replies:
     def close(self) -> None:
         """See `Backend.close`.  What has come stays known; the queue is deleted."""
         with self._lock:
+            self._closed = True
             if self._link is not None:
                 with contextlib.suppress(Refused, *LOST):
                     self._link.call(spec.Queue.Delete(queue=self.queue))
