@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from minicelery import _state, awaiting, record, signals, states
+from minicelery import _state, awaiting, foreign_chords, record, signals, states
 from minicelery.annotations import annotate
 from minicelery.attributes import warn_of_addresses
 from minicelery.canvas.each import BUILT_IN
@@ -254,6 +254,8 @@ class Celery(Servers):
                 for name, function in BUILT_IN.items():
                     task_from_function(self, function, name=name, quiet=True)
                 task_from_function(self, go_on, name=GO_ON, bind=True, quiet=True, **UNTIL_DONE)
+                for name, function in foreign_chords.BUILT_IN.items():
+                    task_from_function(self, function, name=name, bind=True, quiet=True, **UNTIL_DONE)
                 for register in list(_state.shared):
                     register(self)
                 for task in self._unsettled:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from minicelery import announcing, signals, states
+from minicelery import announcing, foreign_chords, signals, states
 from minicelery._state import request_var
 from minicelery.calls import message_of
 from minicelery.canvas import Signature, as_list, chain, chord, group, signature
@@ -159,6 +159,10 @@ class Canvas:
         _run_where(steps[0], queue)
         result = self.result_of(steps)
         if _opens(steps):
+            if foreign_chords.is_foreign(link):
+                messages = foreign_chords.unfold(self.app, steps, after or (), origin, queue)
+                if messages is not None:
+                    return messages, result
             body = next(step for step in steps if isinstance(step, Signature)) if len(steps) > 1 else None
             errbacks = as_list(body.options.get("link_error")) if body is not None else None
             options = {
@@ -203,7 +207,7 @@ class Canvas:
         assert message is not None
         options = {
             "task_id": request.id, "group_id": request.group, "group_index": request.group_index,
-            "ignore_result": message.headers.get("ignore_result"),
+            "ignore_result": message.headers.get("ignore_result"), "chord": request.chord,
         }  # fmt: skip
         last.options.update({key: value for key, value in options.items() if value is not None})
         for callback in as_list(request.callbacks):
@@ -312,7 +316,7 @@ class Canvas:
                 end = _with_an_end(part)
                 _counts_in(end, first.id)
                 members.append(end.options["task_id"])
-            if not isinstance(last := part[-1], Fork):
+            if not isinstance(last := part[-1], Fork) and "chord" not in last.options:
                 last.options.update(group_id=first.id, group_index=index)
             self._unfold(part, into, origin=origin, check=check)
         if rest:

@@ -26,6 +26,7 @@ from minicelery.message import Delivery, Message, Outcome, Record, Verdict, deco
 from minicelery.registry import TaskRegistry, unknown_task
 from minicelery.request import Request
 from minicelery.worker.call import Call, ExceptionInfo, shown
+from minicelery.worker.foreign_chords import ForeignChords
 from minicelery.worker.links import Links
 from minicelery.worker.recorder import Recorder
 
@@ -44,6 +45,7 @@ class Endings:
     delivery_cap: int
     unregistered: str  # what becomes of a message for a task that is not known
     links: Links
+    foreign: ForeignChords
     accept: frozenset[str]
 
     def _retry(self, call: Call, retry: Retry) -> Outcome:
@@ -107,7 +109,8 @@ class Endings:
         if verdict is Verdict.ACK and self._rejects(call, error):
             verdict = Verdict.REJECT
         more = self._rest_of(call, error, einfo.traceback)
-        return Outcome(call.delivery, verdict, stored, publish, shown(error, task)[:500], more=more)
+        outcome = Outcome(call.delivery, verdict, stored, publish, shown(error, task)[:500], more=more)
+        return self.foreign.add_to(outcome, call.links, states.FAILURE, error)
 
     def _rejects(self, call: Call, error: BaseException) -> bool:
         """Whether a failed late-ack task goes to the dead letters: `acks_on_failure` and kin are off."""
@@ -208,7 +211,8 @@ class Endings:
             log.info("Task %s[%s] %s: not run", message.task, message.id, why)
         else:
             log.warning("Task %s[%s] was terminated by %s: revoked", message.task, message.id, number.name)
-        return Outcome(call.delivery, Verdict.ACK, stored, more=self._rest_of(call, error))
+        outcome = Outcome(call.delivery, Verdict.ACK, stored, more=self._rest_of(call, error))
+        return self.foreign.add_to(outcome, call.links, states.REVOKED, error)
 
     def internal_error(self, delivery: Delivery, error: BaseException) -> Outcome:
         """The outcome of a delivery at which minicelery itself, or a handler, has failed."""
@@ -227,7 +231,9 @@ class Endings:
         except Exception:
             stored, more = None, []
         reason = f"internal error: {type(error).__name__}: {error}"[:500]
-        return Outcome(delivery, Verdict.REJECT, stored, reason=reason, more=more)
+        outcome = Outcome(delivery, Verdict.REJECT, stored, reason=reason, more=more)
+        self._guarded(self.foreign.add_to, outcome, self._links_of(message), states.FAILURE, error)
+        return outcome
 
     def _reject_by_task(self, call: Call, error: Reject) -> Outcome:
         message = call.delivery.message
@@ -252,7 +258,8 @@ class Endings:
             stored = self.recorder.state(call, states.FAILURE, record.exception_document(error), None)
         reason = f"rejected by the task: {error.reason}"
         more = self._rest_of(call, error)
-        return Outcome(call.delivery, Verdict.REJECT, stored, tuple(call.request.outbox), reason, more=more)
+        outcome = Outcome(call.delivery, Verdict.REJECT, stored, tuple(call.request.outbox), reason, more=more)
+        return self.foreign.add_to(outcome, call.links, states.FAILURE, error)
 
     def _reject(self, delivery: Delivery, reason: str, error: BaseException | None = None) -> Outcome:
         """A message that is no task call: kept with the dead letters, and recorded where it has an id."""
@@ -265,7 +272,8 @@ class Endings:
             self._guarded(signals.task_rejected.send, sender=self, message=message, exc=error)
         error = error or DecodeError(reason)
         stored, more = self.recorder.failure_of(message, error), self._rest(message, error)
-        return Outcome(delivery, Verdict.REJECT, stored, reason=reason, more=more)
+        outcome = Outcome(delivery, Verdict.REJECT, stored, reason=reason, more=more)
+        return self.foreign.add_to(outcome, self._links_of(message), states.FAILURE, error)
 
     def _unknown(self, delivery: Delivery) -> Outcome:
         message = delivery.message
@@ -291,7 +299,8 @@ class Endings:
                 return Outcome(delivery, publish=(message,))
         verdict = Verdict.ACK if self.unregistered == "discard" else Verdict.REJECT
         stored, more = self.recorder.failure_of(message, error), self._rest(message, error)
-        return Outcome(delivery, verdict, stored, reason=text, more=more)
+        outcome = Outcome(delivery, verdict, stored, reason=text, more=more)
+        return self.foreign.add_to(outcome, self._links_of(message), states.FAILURE, error)
 
     def never(self, message: Message, error: BaseException) -> list[Record]:
         """The records of a message that can't be sent, and of what would have followed."""
@@ -300,11 +309,13 @@ class Endings:
 
     def _rest(self, message: Message, error: BaseException) -> list[Record]:
         """The failures of what would have followed a message that never became a call, if it can be told."""
+        return self.recorder.of_the_rest(self._links_of(message), error, parent=message.id)
+
+    def _links_of(self, message: Message) -> dict[str, Any]:
         try:
-            _, _, links = decode_body(message, self.accept)
+            return decode_body(message, self.accept)[2]
         except (ContentDisallowed, DecodeError, InvalidTaskError, RecursionError):
-            return []
-        return self.recorder.of_the_rest(links, error, parent=message.id)
+            return {}
 
     def _rest_of(
         self, call: Call, error: BaseException | None, traceback: str | None = None

@@ -42,6 +42,7 @@ from minicelery.worker.bodies import Bodies
 from minicelery.worker.call import Call, Plan, RunRevoked, check_limits, shown
 from minicelery.worker.coroutines import run_coroutine
 from minicelery.worker.endings import Endings
+from minicelery.worker.foreign_chords import ForeignChords
 from minicelery.worker.links import Links
 from minicelery.worker.recorder import Recorder
 
@@ -80,6 +81,7 @@ class Executor(Endings):
         self.recorder = Recorder(app, hostname)
         self.links = Links(app)
         self.bodies = Bodies(app)
+        self.foreign = ForeignChords(app, self.links, self.recorder)
         self.admission: Admission | None = None  # set where a task has limits across workers
         self._plans: dict[str, Plan] = {}
         self._rng = random.Random()
@@ -214,6 +216,9 @@ class Executor(Endings):
             stored: Record | None = None
             if self.recorder.wants(call):
                 stored = self.recorder.success(call, value)
+            outcome = Outcome(call.delivery, Verdict.ACK, stored, publish)
+            if call.links and call.links.get("chord"):
+                self.foreign.add_to(outcome, call.links, states.SUCCESS, value)
         except (EncodeError, InvalidTaskError) as error:
             del request.children[sent:]
             return self._failure(call, error)
@@ -234,7 +239,7 @@ class Executor(Endings):
             self._guarded(plan.after_return, states.SUCCESS, value, message.id, call.args, call.kwargs, None)
         if signals.task_postrun.receivers:
             self._ran(call, states.SUCCESS, value)
-        return Outcome(call.delivery, Verdict.ACK, stored, publish)
+        return outcome
 
     def fail(self, call: Call, error: BaseException) -> Outcome:
         """The outcome of a function that has raised `error`: a retry, an end of its own, or failure."""
@@ -248,7 +253,8 @@ class Executor(Endings):
             if PART_HEADER in call.delivery.message.headers and self.recorder.wants(call):
                 stored = self.recorder.state(call, states.IGNORED, None, None)
             publish, more = tuple(call.request.outbox), self._rest_of(call, None)
-            return Outcome(call.delivery, Verdict.ACK, stored, publish, more=more)
+            outcome = Outcome(call.delivery, Verdict.ACK, stored, publish, more=more)
+            return self.foreign.add_to(outcome, call.links, states.IGNORED, None)
         if isinstance(error, Reject):
             return self._reject_by_task(call, error)
         if isinstance(error, Retry):

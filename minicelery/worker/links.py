@@ -39,10 +39,6 @@ class Links:
             if not isinstance(chain, (list, tuple)):
                 raise InvalidTaskError(f"chain must be a list of signatures, got {type(chain).__name__}")
             publish += self._begun(call, chain[-1], chain[:-1], (value,))
-        if links.get("chord") is not None:
-            raise EncodeError(
-                "chords are not part of this version: the body of this part's chord can't be called"
-            )
         return self.app._sender.expand(publish)
 
     def after_failure(self, call: Call, error: BaseException, einfo: ExceptionInfo) -> list[Message]:

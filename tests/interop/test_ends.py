@@ -188,14 +188,6 @@ def test_a_group_of_celerys_is_gathered(pair: Pair) -> None:
     assert found.get(timeout=TIMEOUT) == [2 * n for n in range(10)]
 
 
-@case(producers=("celery",), workers=("minicelery",))
-def test_a_part_of_a_chord_says_that_there_are_no_chords_yet(pair: Pair) -> None:
-    found = celery.chord([pair.sig("add", 1, 1)], pair.sig("echo")).apply_async()
-    (part,) = found.parent.results
-    error = part.get(timeout=TIMEOUT, propagate=False)
-    assert part.state == "FAILURE" and "chords are not part of this version" in str(error)
-
-
 @case()
 def test_what_a_task_sends_is_its_child_and_knows_it(pair: Pair) -> None:
     found = pair.send("spawn", root_id="root")

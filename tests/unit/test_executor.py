@@ -264,7 +264,6 @@ def test_a_failing_errback_changes_nothing_and_keeps_the_others(app: Celery, cap
         {"chain": "text"},
         {"chain": {"a": 1}},
         {"chain": [5]},
-        {"chord": {"task": "t"}},
         {"chord": 5},
     ],
     ids=str,

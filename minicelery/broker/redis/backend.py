@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from minicelery.broker.redis import scripts
+from minicelery.broker.redis import celery_chords, scripts
 from minicelery.broker.redis.chords import Groups, bodies_of, ended_text, owe_at
 from minicelery.broker.redis.link import FAILED, LOST, Link, Pool, Script, Server
 from minicelery.broker.url import ServerURL
@@ -64,6 +64,16 @@ class RedisBackend:
         for record in records:
             arguments += self.arguments(record)
         return bodies_of(self._run(scripts.STORE, arguments[1:2], arguments))
+
+    def count_part(
+        self, group: str, id: str, index: int | None, entry: bytes, **options: Any
+    ) -> tuple[str, bytes | None, list[bytes]] | None:
+        """Count a part of a chord of Celery's: see `celery_chords.count`."""
+        return celery_chords.count(self._run, self._saved, self.prefix + id, group, id, index, entry, **options)
+
+    def open_celery_group(self, id: str, size: int, ttl: float | None) -> None:
+        """Say how many parts a chord of Celery's has."""
+        self._call("SET", f"{self._saved}{id}.s", size, *(("EX", max(1, int(ttl))) if ttl else ()))
 
     def load(self, ids: Sequence[str]) -> list[Record | None]:
         """See `Backend.load`."""
