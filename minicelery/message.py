@@ -102,7 +102,7 @@ class Group:
 
     id: str
     members: list[str]  # their ids, in order
-    body: Message  # sent once: when all have ended well, or one has not
+    body: Message | None  # sent once: when all have ended well, or one has not; None where it was loaded
     passes: bool = True  # the body is called with their values
     countdown: float | None = None  # seconds that the body waits once it could begin
     ttl: float | None = 86400.0  # seconds; None = for ever

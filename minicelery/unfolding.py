@@ -34,6 +34,7 @@ from minicelery.exceptions import (
     OperationalError,
 )
 from minicelery.groups import EagerGroupResult, GroupResult
+from minicelery.lineage import calls_before, calls_of
 from minicelery.message import BODY_HEADER, LASTS_HEADER, PART_HEADER, Group, Message, new_id
 from minicelery.options import check_call
 from minicelery.result import AsyncResult, EagerResult
@@ -48,7 +49,7 @@ _WITHOUT_VALUE = frozenset({states.IGNORED, states.REJECTED})
 _KINDS = frozenset(kind.NAME for kind in (chain, group, chord))
 UNTIL_DONE: dict[str, Any] = {
     "acks_late": True, "reject_on_worker_lost": True, "ignore_result": True,
-    "autoretry_for": (BackendError, BackendUnavailable, OperationalError),
+    "store_errors_even_if_ignored": True, "autoretry_for": (BackendError, BackendUnavailable, OperationalError),
     "max_retries": None, "retry_backoff": 1, "retry_backoff_max": 60,
 }  # fmt: skip
 """Options of built-in tasks that others wait for: tried until they succeed, or expire with the chord."""
@@ -66,6 +67,11 @@ class Unfolded:
 
     messages: list[Message] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
+    run: str = ""  # of whose second run the groups must be the same; else each time others
+
+    def group_of(self, fork: Fork) -> str:
+        """The id under which the fork's parts count: what was frozen may be sent more than once."""
+        return f"{fork.id}.{self.run}" if self.run else new_id()
 
 
 class Canvas:
@@ -87,15 +93,22 @@ class Canvas:
         steps = steps_of(whole, args, kwargs, **given)
         if not steps:
             return None
+        if _counts(steps):
+            self._check_backend()
         work = Unfolded()
         self._unfold(steps, work, check=True)
+        result = self.result_of(steps)
         self._open(work)
+        if getattr(self.app.backend, "direct", False):  # results come only to who expects them
+            replies: Any = self.app.backend
+            replies.expect(
+                [call.id for call in (*calls_before(result), *calls_of(result)) if not call._ignored]
+            )
         try:
             there = self._publish(work.messages, given)
         except BaseException:
             self._drop(work)
             raise
-        result = self.result_of(steps)
         if there:
             for call in result.leaves():
                 call.id = there.get(call.id, call.id)
@@ -185,7 +198,7 @@ class Canvas:
             self._run(steps)
             return
         origin = {"root_id": request.root_id, "parent_id": request.parent_id, "reply_to": request.reply_to}
-        work = Unfolded()
+        work = Unfolded(run=request.id or "")
         self._unfold(steps, work, left=after, origin=origin)
         if len(work.messages) > MANY:  # in one step with the outcome they would keep everybody waiting
             self._open(work)
@@ -221,7 +234,7 @@ class Canvas:
             _counts_in(last, group)
         origin = {"root_id": request.root_id, "parent_id": request.id, "reply_to": request.reply_to,
                   "replaced_task_nesting": request.replaced_task_nesting + 1}  # fmt: skip
-        work = Unfolded()
+        work = Unfolded(run=request.id or "")
         self._unfold(steps, work, left=request.chain or None, origin=origin)
         self._leave(work, request)
         # Nothing follows this one any more, and not its end counts, but that of the replacement.
@@ -241,7 +254,7 @@ class Canvas:
         _counts_in(last, group)
         last.options["group_id"] = request.group
         origin = {"root_id": request.root_id, "parent_id": request.id, "reply_to": request.reply_to}
-        work = Unfolded()
+        work = Unfolded(run=request.id or "")
         self._unfold(steps, work, origin=origin)
         backend: Any = self.app.backend
         if not backend.add_member(group, last.options["task_id"]):
@@ -279,13 +292,17 @@ class Canvas:
 
     def _open(self, work: Unfolded) -> None:
         if work.groups:
-            backend = self.app.backend
-            if not hasattr(backend, "open_groups"):
-                raise ImproperlyConfigured(
-                    f"a chord needs a result backend that can count its parts, and {_named(backend)} can't: "
-                    "set result_backend to a redis://, sqlite:/// or memory:// URL"
-                )
-            backend.open_groups(work.groups)
+            self._check_backend().open_groups(work.groups)
+
+    def _check_backend(self) -> Any:
+        """The result store, if it can count.  Raises ImproperlyConfigured."""
+        backend = self.app.backend
+        if not hasattr(backend, "open_groups"):
+            raise ImproperlyConfigured(
+                f"a chord needs a result backend that can count its parts, and {_named(backend)} can't: "
+                "set result_backend to a redis://, sqlite:/// or memory:// URL"
+            )
+        return backend
 
     def _drop(self, work: Unfolded) -> None:
         """What was opened has nothing to wait for: its parts could not be sent."""
@@ -311,10 +328,11 @@ class Canvas:
             return
         members = []
         sent = len(into.messages)
+        counting = into.group_of(first) if rest else ""
         for index, part in enumerate(parts):
             if rest:
                 end = _with_an_end(part)
-                _counts_in(end, first.id)
+                _counts_in(end, counting)
                 members.append(end.options["task_id"])
             if not isinstance(last := part[-1], Fork) and "chord" not in last.options:
                 last.options.update(group_id=first.id, group_index=index)
@@ -322,7 +340,7 @@ class Canvas:
         if rest:
             _run_where(rest[0], into.messages[-1].queue)
             begins = max((message.due or 0.0 for message in into.messages[sent:]), default=0.0)
-            into.groups.append(self._group(first.id, members, rest, left, origin, begins))
+            into.groups.append(self._group(counting, members, rest, left, origin, begins))
 
     def _group(
         self, id: str, members: list[str], rest: Sequence[Step], left: list[Mapping[str, Any]] | None,
@@ -345,10 +363,11 @@ class Canvas:
             announcing.before(self.app, message, options)
         (message, *_) = self.app._sender.expand([self._packed(message)])
         group = Group(id, members, message, not body.immutable, countdown, None, place=self.app.broker.place)
-        if (seconds := self._chord_seconds()) is not None:
-            now = time.time()
-            group.deadline = max(now, begins) + seconds
-            group.until = max(group.deadline, message.due or 0.0) + (countdown or 0.0)
+        now, seconds = time.time(), self._chord_seconds()
+        last = max(now, begins) + (seconds or DAY)
+        group.until = max(last, message.due or 0.0) + (countdown or 0.0)
+        if seconds is not None:
+            group.deadline = last
             group.ttl = group.until + DAY - now
         return group
 
@@ -368,6 +387,15 @@ class Canvas:
             lasts = kept and max(kept, DAY)
         return lasts or None
 
+    def _is_ignored(self, call: Signature[Any]) -> bool:
+        """Whether no result will be kept: of a part of a chord it is."""
+        options = call.options
+        if PART_HEADER in (options.get("headers") or ()):
+            return False
+        task = self.app.tasks.get(call.task)
+        own = options.get("ignore_result")
+        return bool(task.ignore_result if own is None and task is not None else own)
+
     def result_of(self, steps: Sequence[Step], parent: Any = None) -> Any:
         """The result that the last of the steps will have; the others are its parents."""
         for step in steps:
@@ -376,6 +404,7 @@ class Canvas:
                 parent = GroupResult(step.id, members, parent=parent, app=self.app)
             else:
                 parent = AsyncResult(step.options["task_id"], None, step.task, self.app, parent)
+                parent._ignored = self._is_ignored(step)
         return parent
 
 
@@ -400,6 +429,15 @@ def _opens(steps: Sequence[Step]) -> bool:
     return any(_opens(part) for part in parts)
 
 
+def _counts(steps: Sequence[Step]) -> bool:
+    """Whether there is a chord among the steps, now or later."""
+    for at, step in enumerate(steps):
+        if isinstance(step, Fork) and step.parts:
+            if at + 1 < len(steps) or any(map(_counts, step.parts)):
+                return True
+    return False
+
+
 def _with_an_end(steps: list[Step]) -> Signature[Any]:
     """The last of the steps, which is a call: where it is a fork, one that takes the results."""
     last = steps[-1]
@@ -416,7 +454,7 @@ def _number(steps: Sequence[Step], request: Request, given: set[str]) -> None:
     What has been opened by a run that died is then the same that the next one opens.
     """
     numbers = itertools.count(1)
-    name = f"{request.id}.{request.retries}.{len(request.outbox)}"
+    name = f"{request.id}.{request.replaced_task_nesting}.{request.retries}.{len(request.outbox)}"
 
     def number(steps: Sequence[Step]) -> None:
         for step in steps:

@@ -183,7 +183,10 @@ class CountingBackend(Backend, Protocol):
     """
 
     def open_groups(self, groups: Sequence[Group]) -> None:
-        """Keep groups, before any of their parts is sent.  One that is there already stays as it is."""
+        """Keep groups, before any of their parts is sent.
+
+        One that is there already is kept as it is now given, unless one of its parts has ended.
+        """
 
     def load_group(self, id: str) -> Group | None:
         """The group; None where there is none."""

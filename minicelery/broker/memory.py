@@ -261,7 +261,7 @@ class MemoryConsumer(Leased):
             if done:
                 self._settle(done)
             fresh = self._take(want)
-        if self._apart is not None:
+        if self._apart is not None and done:
             self._apart.settled()
         with self._store.changed:
             while want > 0 and not fresh and not self._woken and self._pause(until):

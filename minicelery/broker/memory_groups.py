@@ -10,6 +10,9 @@ from minicelery.broker.chords import LOOK_AGAIN, RESEND, as_copy, pause, release
 from minicelery.message import Group, Message, Record
 from minicelery.states import IGNORED, SUCCESS
 
+LEFT = 172800.0
+"""Seconds that a group stays whose body has been sent, where it would stay for ever."""
+
 
 @dataclass(slots=True)
 class Counted:
@@ -22,6 +25,11 @@ class Counted:
     tries: int = 0
     claimed: str = ""
 
+    def body(self) -> Message:
+        """The body, as it is sent now."""
+        assert self.group.body is not None
+        return released(self.group.body, self.group.countdown)
+
 
 class MemoryGroups:
     """Every call is made under the store's lock."""
@@ -31,17 +39,18 @@ class MemoryGroups:
         self.saved: dict[str, tuple[bytes, float]] = {}
 
     def add(self, groups: Sequence[Group]) -> None:
-        """Open groups; one that is open already stays as it is."""
+        """Open groups; one of which something has ended already stays as it is."""
         now = time.time()
         for group in groups:
-            if group.id not in self.open:
+            found = self.open.get(group.id)
+            if found is None or not (found.group.sent or found.ended):
                 until = float("inf") if group.ttl is None else now + group.ttl
                 self.open[group.id] = Counted(group, until, owed_at=group.deadline)
 
     def until(self, id: str) -> float:
         """How long the results of the group's members are kept at least."""
         found = self.open.get(id)
-        if found is None:
+        if found is None or found.group.sent:
             return 0.0
         return float("inf") if found.group.until is None else found.group.until
 
@@ -52,17 +61,18 @@ class MemoryGroups:
             return None
         found.ended.add(record.id)
         well = record.state in (SUCCESS, IGNORED)
-        if found.group.sent or (well and len(found.ended) < len(found.group.members)):
+        if found.group.sent or (well and len(found.ended) < len(set(found.group.members))):
             return None
-        found.group.sent = time.time()
+        found.group.sent = now = time.time()
+        found.expires = min(found.expires, now + LEFT) if found.expires == float("inf") else found.expires
         found.owed_at = time.time() + RESEND if apart else None
-        body = released(found.group.body, found.group.countdown)
+        body = found.body()
         return as_copy(body) if apart else body
 
     def load(self, id: str) -> Group | None:
         """The group, as it is now."""
         found = self.open.get(id)
-        return None if found is None else replace(found.group, members=list(found.group.members))
+        return None if found is None else replace(found.group, members=list(found.group.members), body=None)
 
     def claim(self, id: str, copy: str) -> bool:
         """Whether the copy of the body is the first one that asks."""
@@ -92,7 +102,7 @@ class MemoryGroups:
                 found.group.sent = found.group.sent or now
                 found.owed_at = now + pause(RESEND, found.tries)
                 found.tries += 1
-                bodies.append(as_copy(released(found.group.body, found.group.countdown)))
+                bodies.append(as_copy(found.body()))
         for id in [id for id, (_, expires) in self.saved.items() if expires <= now]:
             del self.saved[id]
         return bodies

@@ -258,7 +258,9 @@ class Endings:
             stored = self.recorder.state(call, states.FAILURE, record.exception_document(error), None)
         reason = f"rejected by the task: {error.reason}"
         more = self._rest_of(call, error)
-        outcome = Outcome(call.delivery, Verdict.REJECT, stored, tuple(call.request.outbox), reason, more=more)
+        outcome = Outcome(
+            call.delivery, Verdict.REJECT, stored, tuple(call.request.outbox), reason, more=more
+        )
         return self.foreign.add_to(outcome, call.links, states.FAILURE, error)
 
     def _reject(self, delivery: Delivery, reason: str, error: BaseException | None = None) -> Outcome:

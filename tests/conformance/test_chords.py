@@ -109,8 +109,14 @@ def test_a_group_is_loaded_as_it_was_opened(store: Any) -> None:
     store.open_groups([group(names, passes=False)])
     found = store.load_group("g")
     assert (found.id, found.members, found.passes) == ("g", names, False)
-    assert found.body.id == "body"
     assert store.load_group("unknown") is None
+
+
+def test_a_member_that_is_there_twice_ends_once(store: Any) -> None:
+    store.open_groups([group(["1", "2", "1"])])
+    assert store.store([part("1")]) == []
+    assert sent(store.store([part("2")])) == ["body"]
+    assert store.load_group("g").members == ["1", "2", "1"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3000])

@@ -30,10 +30,11 @@ from minicelery.worker.executor import Executor
 class Work:
     """An app with some tasks, and a loop that does what a worker does."""
 
-    def __init__(self) -> None:
-        url = f"memory://{new_id()}"
-        self.app = app = Celery("work", broker=url, backend=url, set_as_current=False)
+    def __init__(self, broker: str = "", backend: str = "") -> None:
+        url = broker or f"memory://{new_id()}"
+        self.app = app = Celery("work", broker=url, backend=backend or url, set_as_current=False)
         self.seen: list[Message] = []
+        self.wait = 0.0
         self.add = app.task(lambda x, y=0: x + y, name="add")
         self.total = app.task(lambda xs: sum(xs), name="total")
         self.say = app.task(lambda *args: list(args), name="say")
@@ -52,7 +53,7 @@ class Work:
         executor = Executor(self.app)
         done: list[Outcome] = []
         for _ in range(most):
-            fresh = consumer.swap(done, 1, 0.0)
+            fresh = consumer.swap(done, 1, self.wait)
             if not fresh:
                 break
             self.seen.append(fresh[0].message)
@@ -441,7 +442,9 @@ def test_a_body_expires_some_time_after_it_was_sent(work: Work, monkeypatch: pyt
 
     def late(id: str) -> Any:
         found = load(id)
-        return replace(found, sent=found.sent - 61) if found.body.id == again.id else found
+        return (
+            replace(found, sent=found.sent - 61) if found.members == [again.parent.results[0].id] else found
+        )
 
     monkeypatch.setattr(backend, "load_group", late)
     work.run()
@@ -537,3 +540,68 @@ def test_a_chord_of_thousands_follows_a_task(work: Work) -> None:
     result = whole.apply_async()
     work.run(2000)
     assert result.get(timeout=1) == sum(range(count))
+
+
+def test_what_was_frozen_may_be_sent_again(work: Work) -> None:
+    header = group(work.add.s(1), work.add.s(2))
+    header.freeze()
+    assert [work.value(chord(header, work.total.s())) for _ in range(3)] == [3, 3, 3]
+    one = work.add.s(5).set(task_id="the-same")
+    assert work.value(chord([one, one], work.say.s())) == [[5, 5]]
+
+
+def test_what_replaces_itself_again_and_again_ends(work: Work) -> None:
+    @work.app.task(bind=True, name="rounds")
+    def rounds(self: Any, values: list[int], left: int) -> Any:
+        if left:
+            self.replace(chord([work.add.s(value, 1) for value in values], rounds.s(left - 1)))
+        return values
+
+    assert work.value(rounds.s([1, 2], 4)) == [5, 6]
+
+
+def test_another_run_may_replace_itself_by_something_else(work: Work) -> None:
+    counts = [5, 2]
+
+    @work.app.task(bind=True, name="files")
+    def files(self: Any) -> Any:
+        self.replace(chord([work.add.s(n) for n in range(counts.pop(0))], work.total.s()))
+
+    result = files.delay()
+    consumer = work.app.broker.consumer(["celery"], new_id(), work.app.backend)
+    (delivery,) = consumer.swap([], 1, 0.0)
+    Executor(work.app).run(delivery)  # whoever ran it died with the outcome
+    consumer.close()
+    work.run()
+    assert result.get(timeout=1) == 1
+
+
+def test_results_that_nobody_keeps_are_not_waited_for(work: Work) -> None:
+    quiet = work.app.task(lambda *args: None, name="quiet", ignore_result=True)
+    assert (work.add.s(1) | quiet.s()).apply_async().get(timeout=1) is None
+    assert group(quiet.s(), quiet.s()).apply_async().get(timeout=1) == [None, None]
+    assert work.value(chord([quiet.s()], work.say.s())) == [[None]]
+
+
+def test_a_chord_that_comes_later_in_a_chain_is_refused_at_the_call() -> None:
+    with Celery("none", broker=f"memory://{new_id()}", set_as_current=False) as app:
+        say = app.task(lambda *args: args, name="say")
+        for whole in (
+            say.s() | group(say.s(), say.s()) | say.s(),
+            group(say.s() | chord([say.s()], say.s())),
+        ):
+            with pytest.raises(ImproperlyConfigured, match="chord needs a result backend"):
+                whole.apply_async()
+        assert app.broker.size("celery") == 0
+
+
+def test_every_result_of_a_composition_comes_back_by_rpc(rabbit_url: str) -> None:
+    work = Work(rabbit_url, "rpc://")
+    work.wait = 0.5
+    result = (work.add.s(1, 2) | work.add.s(3) | group(work.add.s(1), work.add.s(2))).apply_async()
+    work.run()
+    assert result.get(timeout=5) == [7, 8]
+    assert result.parent.get(timeout=5) == 6 and result.parent.parent.get(timeout=5) == 3
+    with pytest.raises(ImproperlyConfigured, match="rpc:// can't"):
+        chord([work.add.s(1)], work.say.s())()
+    work.app.close()

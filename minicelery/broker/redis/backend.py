@@ -69,7 +69,9 @@ class RedisBackend:
         self, group: str, id: str, index: int | None, entry: bytes, **options: Any
     ) -> tuple[str, bytes | None, list[bytes]] | None:
         """Count a part of a chord of Celery's: see `celery_chords.count`."""
-        return celery_chords.count(self._run, self._saved, self.prefix + id, group, id, index, entry, **options)
+        return celery_chords.count(
+            self._run, self._saved, self.prefix + id, group, id, index, entry, **options
+        )
 
     def open_celery_group(self, id: str, size: int, ttl: float | None) -> None:
         """Say how many parts a chord of Celery's has."""

@@ -42,9 +42,9 @@ local function ended(text)
   local from = #ttl + #well + #base + #length + 6
   local id = string.sub(text, from + base, from + base + length - 1)
   local group = string.sub(text, from, from + base - 1) .. ':' .. id
-  local fields = redis.call('HMGET', group, 'size', 'until', 'owed')
+  local fields = redis.call('HMGET', group, 'size', 'until', 'owed', 'sent')
   local size, last, owed = fields[1], fields[2], fields[3]
-  if not size then return ttl end
+  if not size or fields[4] then return ttl end
   if last == '' then ttl = '' end
   if ttl ~= '' then  -- the body has to find it
     ttl = string.format('%.0f', math.max(tonumber(ttl), (tonumber(last) - tonumber(seconds())) * 1000))
@@ -58,6 +58,8 @@ local function ended(text)
   end
   if (well == '0' or count >= tonumber(size)) and redis.call('HSETNX', group, 'sent', seconds()) == 1 then
     redis.call('ZREM', owed, id)
+    redis.call('DEL', parts)
+    if redis.call('PTTL', group) < 0 then redis.call('PEXPIRE', group, 172800000) end
     bodies[#bodies + 1] = {group, owed, id}
   end
   return ttl
@@ -76,7 +78,9 @@ _OPEN = Script(
 local at = 1
 while at < #ARGV do
   local group, count = KEYS[1] .. ':' .. ARGV[at], tonumber(ARGV[at + 4])
-  if redis.call('EXISTS', group) == 0 then
+  -- Of what nothing has ended yet it may be another run that means something else.
+  if redis.call('HEXISTS', group, 'sent') == 0 and redis.call('EXISTS', group .. ':ended') == 0 then
+    redis.call('DEL', group)
     redis.call('HSET', group, 'owed', ARGV[at + 3], unpack(ARGV, at + 5, at + 4 + count))
     if ARGV[at + 1] ~= '' then redis.call('PEXPIRE', group, ARGV[at + 1]) end
     if ARGV[at + 2] ~= '' then redis.call('ZADD', ARGV[at + 3], ARGV[at + 2], ARGV[at]) end
@@ -201,9 +205,10 @@ class Groups:
         arguments: list[Any] = []
         for group in groups:
             body = group.body
+            assert body is not None
             due = "" if body.due is None else f"{body.due:.6f}"
             fields = {
-                "ids": json.dumps(group.members), "size": len(group.members), "passes": int(group.passes),
+                "ids": json.dumps(group.members), "size": len(set(group.members)), "passes": int(group.passes),
                 "envelope": encode(body), "queue": body.queue, "step": step_of(body.priority),
                 "until": "" if group.until is None else f"{group.until:.3f}",
                 "due": due if group.countdown is None else f"+{group.countdown:.6f}",
@@ -221,12 +226,10 @@ class Groups:
 
     def load(self, id: str) -> Group | None:
         """See `CountingBackend.load_group`."""
-        fields = ("ids", "passes", "envelope", "queue", "sent")
-        ids, passes, envelope, queue, sent = self._call("HMGET", f"{self.base}:{id}", *fields)
+        ids, passes, sent = self._call("HMGET", f"{self.base}:{id}", "ids", "passes", "sent")
         if ids is None:
             return None
-        body = decode(envelope, queue.decode(), 0).message
-        return Group(id, json.loads(ids), body, passes == b"1", sent=None if sent is None else float(sent))
+        return Group(id, json.loads(ids), None, passes == b"1", sent=None if sent is None else float(sent))
 
     def claim(self, id: str, copy: str) -> bool:
         """See `CountingBackend.claim_group`."""

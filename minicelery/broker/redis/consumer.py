@@ -102,9 +102,8 @@ class RedisConsumer(Leased):
         """One SWAP: the deliveries, and if there are none the seconds to the next due one."""
         if self._apart is not None and done:
             done = self._store_elsewhere(link, done)
-        for outcome in done:
-            if len(outcome.more) > MANY:
-                self._store_before(outcome)
+        if any(len(outcome.more) > MANY for outcome in done):
+            done = self._store_before(link, done)
         self._turn += 1
         arguments: list[Any] = [
             self.name, self._broker.lease, want, BATCH_BYTES, self._receipt, self._turn,
@@ -118,7 +117,7 @@ class RedisConsumer(Leased):
             answer = self._stop_listening(link, arguments)
         for outcome in done:
             self._held.pop(outcome.delivery.receipt, None)
-        if self._apart is not None:
+        if self._apart is not None and done:
             self._apart.settled()
         if len(answer) < 2:
             return [], float(answer[0]) if answer and answer[0] else None
@@ -188,17 +187,24 @@ class RedisConsumer(Leased):
                 delivery.revoked = flag == 49
         return found
 
-    def _store_before(self, outcome: Outcome) -> None:
+    def _store_before(self, link: Link, done: Sequence[Outcome]) -> list[Outcome]:
         """Store most of very many records by themselves: in one script they would keep everybody waiting."""
-        if self._store is None:
-            return
-        records, outcome.more = outcome.more[:-1], outcome.more[-1:]
-        for start in range(0, len(records), MANY):
-            # Bodies that are due now are owed: an agent sends them.
-            self._store.store(records[start : start + MANY])
+        held, store = self._still_held(link, done), self._store
+        for outcome in held:
+            while store is not None and len(outcome.more) > MANY:
+                # Bodies that are due now are owed: an agent sends them.
+                store.store(outcome.more[:MANY])
+                outcome.more = outcome.more[MANY:]
+        return held
 
     def _store_elsewhere(self, link: Link, done: Sequence[Outcome]) -> list[Outcome]:
         """Store the records of what is still held in the other server; the outcomes still to settle."""
+        held = self._still_held(link, done)
+        if self._apart is not None:
+            self._apart.store(held)
+        return held
+
+    def _still_held(self, link: Link, done: Sequence[Outcome]) -> list[Outcome]:
         link.send_all(
             [
                 (
@@ -209,10 +215,7 @@ class RedisConsumer(Leased):
                 for o in done
             ]
         )
-        held = [outcome for outcome, there in zip(done, [link.read() for _ in done], strict=True) if there]
-        if self._apart is not None:
-            self._apart.store(held)
-        return held
+        return [outcome for outcome, there in zip(done, [link.read() for _ in done], strict=True) if there]
 
     # -- waiting ---------------------------------------------------------------------------
 

@@ -154,6 +154,7 @@ if #records > 0 then
   for _, r in ipairs(records) do store(ARGV[r], ARGV[r + 1], ARGV[r + 2]) end
   for b, body in ipairs(bodies) do
     bodies[b] = redis.call('HMGET', body[1], 'queue', 'step', 'due', 'envelope')
+    redis.call('HDEL', body[1], 'queue', 'step', 'due', 'envelope')  -- nobody needs them any more
   end
   if db ~= '' then redis.call('SELECT', own) end
 end

@@ -89,17 +89,13 @@ CREATE TABLE places (
 CREATE TABLE uniques (key TEXT PRIMARY KEY, holder TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX unique_until ON uniques (until);
 """
-# `owed` is when a body has to be sent by somebody who is not settling its last part.
+# `owed` is when a body has to be sent by somebody who is not settling its last part.  What is long is
+# in a table of its own: each part that ends writes the row of its chord anew.
 SCHEMA_3 = """
 CREATE TABLE chords (
     id TEXT PRIMARY KEY,
-    members TEXT NOT NULL,
     size INTEGER NOT NULL,
     done INTEGER NOT NULL DEFAULT 0,
-    passes INTEGER NOT NULL,
-    body TEXT NOT NULL,
-    payload BLOB NOT NULL,
-    countdown REAL,
     sent REAL,
     place TEXT NOT NULL,
     owed REAL,
@@ -108,6 +104,14 @@ CREATE TABLE chords (
     until REAL,
     expires REAL
 ) WITHOUT ROWID;
+CREATE TABLE chord_texts (
+    id TEXT PRIMARY KEY,
+    members TEXT NOT NULL,
+    passes INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    countdown REAL
+);
 CREATE INDEX owed_chords ON chords (place, owed) WHERE owed IS NOT NULL;
 CREATE INDEX expiring_chords ON chords (expires) WHERE expires IS NOT NULL;
 CREATE TABLE ended (chord TEXT NOT NULL, member TEXT NOT NULL, PRIMARY KEY (chord, member)) WITHOUT ROWID;

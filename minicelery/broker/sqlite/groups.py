@@ -12,21 +12,16 @@ from minicelery.message import Group, Message, Record
 from minicelery.serialization import decode_json, encode_json
 from minicelery.states import IGNORED, SUCCESS
 
-_OPEN = (
-    "INSERT OR IGNORE INTO chords (id, members, size, passes, body, payload, countdown, place, owed, until,"
-    " expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_END = "INSERT OR IGNORE INTO ended (chord, member) SELECT id, ? FROM chords WHERE id = ?"
+_OPEN = "INSERT OR IGNORE INTO chords (id, size, place, owed, until, expires) VALUES (?, ?, ?, ?, ?, ?)"
+_WRITE = "INSERT OR IGNORE INTO chord_texts (id, members, passes, body, payload, countdown) VALUES (?, ?, ?, ?, ?, ?)"
+_END = "INSERT OR IGNORE INTO ended (chord, member) SELECT id, ? FROM chords WHERE id = ? AND sent IS NULL"
 # `?1` is whether the part has ended well: if not, nothing more is waited for.
-_RELEASE = (
-    "UPDATE chords SET sent = ?4, owed = ?2 WHERE id = ?3 AND sent IS NULL"
-    " AND (NOT ?1 OR done >= size)"
-    " RETURNING body, payload, countdown"
-)
+_RELEASE = "UPDATE chords SET sent = ?4, owed = ?2, expires = coalesce(expires, ?4 + 172800) WHERE id = ?3 AND sent IS NULL AND (NOT ?1 OR done >= size)"
+_BODY = "SELECT body, payload, countdown FROM chord_texts WHERE id = ?"
 # NULL is for ever, of both.
 _KEEP = "UPDATE results SET expires = (SELECT max(results.expires, until) FROM chords WHERE id = ?1) WHERE id = ?2"
 _COUNT = "UPDATE chords SET done = done + 1 WHERE id = ?"
-_LATE = "SELECT id, tries, body, payload, countdown FROM chords WHERE place = ? AND owed <= ? ORDER BY owed LIMIT 100"
+_LATE = "SELECT id, tries FROM chords WHERE place = ? AND owed <= ? ORDER BY owed LIMIT 100"
 _ANY_LATE = (
     "SELECT 1 FROM chords WHERE place = :place AND owed <= :now UNION ALL SELECT 1 FROM chords WHERE expires <= :now"
     " UNION ALL SELECT 1 FROM saved WHERE expires <= :now LIMIT 1"
@@ -34,19 +29,23 @@ _ANY_LATE = (
 _OWE = "UPDATE chords SET sent = coalesce(sent, ?), owed = ?, tries = tries + 1 WHERE id = ?"
 _CLAIM = "UPDATE chords SET claimed = ?1, owed = NULL WHERE id = ?2 AND claimed IN ('', ?1)"
 _SAID = "UPDATE chords SET owed = ? WHERE id = ? AND owed IS NOT NULL AND sent IS NOT NULL"
-_JOIN = "UPDATE chords SET members = ?, size = ? WHERE id = ?"
 
 
 def open_groups(connection: sqlite3.Connection, groups: Iterable[Group]) -> None:
     """See `CountingBackend`."""
     now = time.time()
     for group in groups:
+        assert group.body is not None
         *described, payload = row_of(group.body)
-        until = None if group.ttl is None else now + group.ttl
-        members = encode_json(group.members)
-        row = (group.id, members, len(group.members), group.passes, encode_json(described), payload,
-               group.countdown, group.place, group.deadline, group.until, until)  # fmt: skip
-        connection.execute(_OPEN, row)
+        expires = None if group.ttl is None else now + group.ttl
+        size = len(set(group.members))
+        # Of what nothing has ended yet it may be another run that means something else.
+        again = "SELECT id FROM chords WHERE id = ? AND sent IS NULL AND done = 0"
+        if connection.execute(again, (group.id,)).fetchone() is not None:
+            drop_groups(connection, [group.id])
+        connection.execute(_OPEN, (group.id, size, group.place, group.deadline, group.until, expires))
+        members, body = encode_json(group.members), encode_json(described)
+        connection.execute(_WRITE, (group.id, members, group.passes, body, payload, group.countdown))
 
 
 def count(
@@ -64,10 +63,9 @@ def count(
         connection.execute(_KEEP, (record.part_of, record.id))
         well = record.state in (SUCCESS, IGNORED)
         owed = None if send is not None else now + RESEND
-        for described, payload, countdown in connection.execute(
-            _RELEASE, (well, owed, record.part_of, now)
-        ).fetchall():
-            body = _body(described, payload, countdown, now)
+        if connection.execute(_RELEASE, (well, owed, record.part_of, now)).rowcount == 1:
+            connection.execute("DELETE FROM ended WHERE chord = ?", (record.part_of,))
+            body = _body(connection, record.part_of, now)
             if send is not None:
                 send(body)
             else:
@@ -78,13 +76,12 @@ def count(
 def load_group(connection: sqlite3.Connection, id: str) -> Group | None:
     """See `CountingBackend`."""
     row = connection.execute(
-        "SELECT members, passes, body, payload, countdown, sent FROM chords WHERE id = ?", (id,)
+        "SELECT members, passes, sent FROM chords JOIN chord_texts USING (id) WHERE id = ?", (id,)
     ).fetchone()
     if row is None:
         return None
-    members, passes, described, payload, countdown, sent = row
-    body = _body(described, payload, None, 0.0)
-    return Group(id, decode_json(members), body, bool(passes), countdown, sent=sent)
+    members, passes, sent = row
+    return Group(id, decode_json(members), None, bool(passes), sent=sent)
 
 
 def claim_group(connection: sqlite3.Connection, id: str, copy: str) -> bool:
@@ -96,13 +93,16 @@ def claim_group(connection: sqlite3.Connection, id: str, copy: str) -> bool:
 
 def add_member(connection: sqlite3.Connection, id: str, member: str) -> bool:
     """See `CountingBackend`."""
-    row = connection.execute("SELECT members FROM chords WHERE id = ? AND sent IS NULL", (id,)).fetchone()
+    row = connection.execute(
+        "SELECT members FROM chords JOIN chord_texts USING (id) WHERE id = ? AND sent IS NULL", (id,)
+    ).fetchone()
     if row is None:
         return False
     members = decode_json(row[0])
     if member not in members:
         members.append(member)
-        connection.execute(_JOIN, (encode_json(members), len(members), id))
+        connection.execute("UPDATE chord_texts SET members = ? WHERE id = ?", (encode_json(members), id))
+        connection.execute("UPDATE chords SET size = size + 1 WHERE id = ?", (id,))
     return True
 
 
@@ -115,9 +115,9 @@ def owed_groups(connection: sqlite3.Connection, now: float, place: str) -> list[
     """See `CountingBackend`; drops what has expired as well."""
     _drop_expired(connection, now)
     bodies = []
-    for id, tries, described, payload, countdown in connection.execute(_LATE, (place, now)).fetchall():
+    for id, tries in connection.execute(_LATE, (place, now)).fetchall():
         connection.execute(_OWE, (now, now + pause(RESEND, tries), id))
-        bodies.append(as_copy(_body(described, payload, countdown, now)))
+        bodies.append(as_copy(_body(connection, id, now)))
     return bodies
 
 
@@ -134,6 +134,7 @@ def drop_groups(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
     rows = [(id,) for id in ids]
     connection.executemany("DELETE FROM ended WHERE chord = ?", rows)
     connection.executemany("DELETE FROM chords WHERE id = ?", rows)
+    connection.executemany("DELETE FROM chord_texts WHERE id = ?", rows)
 
 
 def _drop_expired(connection: sqlite3.Connection, now: float) -> None:
@@ -142,8 +143,9 @@ def _drop_expired(connection: sqlite3.Connection, now: float) -> None:
     connection.execute("DELETE FROM saved WHERE expires <= ?", (now,))
 
 
-def _body(described: str, payload: bytes, countdown: float | None, now: float) -> Message:
-    queue, priority, due, id, task, envelope = decode_json(described)
-    body = message_of(queue, priority, id, task, envelope, payload)
+def _body(connection: sqlite3.Connection, id: str, now: float) -> Message:
+    described, payload, countdown = connection.execute(_BODY, (id,)).fetchone()
+    queue, priority, due, message_id, task, envelope = decode_json(described)
+    body = message_of(queue, priority, message_id, task, envelope, payload)
     body.due = due if countdown is None else now + countdown
     return body
