@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from minicelery.app import Celery
     from minicelery.canvas.stamping import StampingVisitor
     from minicelery.composing import Composing
+    from minicelery.drawing import Graph
     from minicelery.result import AsyncResult as Result
     from minicelery.result import EagerResult
     from minicelery.task import Task
@@ -258,6 +259,12 @@ class Signature(dict[str, Any], Generic[R]):
             raise ValueError(
                 f"{option}= of {self['task']}: {link.get('task')} leads back to it; link a copy, made by clone()"
             )
+
+    def graph(self) -> Graph:
+        """A picture of it: `str()` is Mermaid, `.svg()` an image, `.save(path)` either."""
+        from minicelery.drawing import graph_of
+
+        return graph_of(self)
 
     def flatten_links(self) -> list[Signature[Any]]:
         """This one and all its callbacks, and theirs."""
