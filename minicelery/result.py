@@ -363,8 +363,9 @@ class EagerResult(AsyncResult[R]):
         assert self._final is not None
         if propagate and has_failed(self._final):
             raise_stored(self._final)
-        value: R = self._final["result"]
-        return value
+        given_up = self._final["status"] in (states.IGNORED, states.REJECTED)
+        value: Any = None if given_up else self._final["result"]
+        return value  # type: ignore[no-any-return]
 
     wait = get
 

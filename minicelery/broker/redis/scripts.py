@@ -47,27 +47,29 @@ local function ring(q)
 end
 -- A stored SUCCESS, which alone may be compressed, is never overwritten; most records are the first of
 -- their key.
-local function store(key, document, ttl)
-  local set
-  local mark = string.byte(ttl)
-  if mark == 61 then  -- a record among the messages of an outcome: `=` stands before its time to live
-    ttl = string.sub(ttl, 2)
-    mark = string.byte(ttl)
+-- How long it is kept is milliseconds, or nothing for ever; `=` stands before them where the record
+-- is among the messages of an outcome, `*` where it is of a part: see `chords`.
+local function store(key, document, kept)
+  local mark = string.byte(kept)
+  if mark == 61 then
+    kept = string.sub(kept, 2)
+    mark = string.byte(kept)
   end
-  if mark == 42 then ttl = ended(ttl) end
-  if ttl == '' then
+  if mark == 42 then kept = ended(kept) end
+  local set
+  if kept == '' then
     set = redis.call('SET', key, document, 'NX')
   else
-    set = redis.call('SET', key, document, 'NX', 'PX', ttl)
+    set = redis.call('SET', key, document, 'NX', 'PX', kept)
   end
   if not set then
     local old = redis.call('GET', key)
     if old and (string.find(old, '"status": "SUCCESS"', 1, true) or string.byte(old) == 0
         or string.find(old, '\\166status\\167SUCCESS', 1, true)) then return end
-    if ttl == '' then
+    if kept == '' then
       redis.call('SET', key, document)
     else
-      redis.call('SET', key, document, 'PX', ttl)
+      redis.call('SET', key, document, 'PX', kept)
     end
   end
   redis.call('PUBLISH', key, document)
@@ -149,18 +151,19 @@ for i = 1, n do
   end
   at = at + 8 + count * 4
 end
+local leaving = {}  -- queue, step, due and envelope of bodies
 if #records > 0 then
   if db ~= '' then redis.call('SELECT', db) end
   for _, r in ipairs(records) do store(ARGV[r], ARGV[r + 1], ARGV[r + 2]) end
   for b, body in ipairs(bodies) do
-    bodies[b] = redis.call('HMGET', body[1], 'queue', 'step', 'due', 'envelope')
+    leaving[b] = redis.call('HMGET', body[1], 'queue', 'step', 'due', 'envelope')
     redis.call('HDEL', body[1], 'queue', 'step', 'due', 'envelope')  -- nobody needs them any more
   end
   if db ~= '' then redis.call('SELECT', own) end
 end
 local served = {}  -- what this consumer serves needs no mark
 for i = 1, #KEYS - 1 do served[KEYS[i]] = true end
-for _, body in ipairs(bodies) do
+for _, body in ipairs(leaving) do
   push(prefix .. body[1], body[2], due_of(body[3]), body[4], true)  -- none but ours run it
 end
 for _, p in ipairs(pushes) do push(ARGV[p], ARGV[p + 1], ARGV[p + 2], ARGV[p + 3], served[ARGV[p]]) end
