@@ -143,7 +143,7 @@ class _Expecting:
             self._hear([id])
         elif isinstance(news, Exception):
             self._give_up(id, news)
-        elif news["status"] in states.READY_STATES:
+        elif news["status"] in states.ENDED:
             self._metas[id] = news
             self._pending.discard(id)
             if not self._pending:

@@ -13,7 +13,7 @@ from minicelery.joining import allow_join_result, assert_will_not_block
 from minicelery.lineage import calls_before, raise_first_failure, read_all
 from minicelery.message import new_id
 from minicelery.result import AsyncResult, EagerResult, ids_with_parents, result_from_tuple, tuple_of_parents
-from minicelery.stored import has_failed, raise_stored
+from minicelery.stored import has_failed, raise_stored, value_of
 from minicelery.waiting import NET, Tally, finals
 
 if TYPE_CHECKING:
@@ -454,7 +454,7 @@ def _value(result: Member, propagate: bool, callback: Callback | None) -> Any:
         final = result._final
         if propagate and has_failed(final):
             raise_stored(final)
-        value = None if final is None else final.get("result")
+        value = value_of(final)
     if callback is not None:
         callback(_id(result), value)
     return value

@@ -105,7 +105,7 @@ class Documents:
             until = now + self._interval if end is None else min(end, now + self._interval)
         if (heard := await self._inbox.next(until)) is not None:
             id, meta = heard
-            is_final = meta["status"] in states.READY_STATES
+            is_final = meta["status"] in states.ENDED
             calls = self._pending.pop(id, []) if is_final else []
             for call in calls:
                 call._keep(meta)
@@ -172,7 +172,7 @@ class Inbox:
     def _forget_one(self) -> None:
         # Each task has one final state, so that among so many there is one that is not.
         for at, (_, news) in enumerate(self._heard):
-            if not isinstance(news, Exception) and news["status"] not in states.READY_STATES:
+            if not isinstance(news, Exception) and news["status"] not in states.ENDED:
                 del self._heard[at]
                 return
 
@@ -419,7 +419,7 @@ class Watcher:
         with _lock:
             for hearing, found in news:
                 by_loop.setdefault(hearing.ear.loop, []).append((hearing, found))
-                if isinstance(found, Exception) or found["status"] in states.READY_STATES:
+                if isinstance(found, Exception) or found["status"] in states.ENDED:
                     self._remove(hearing)
         for loop, share in by_loop.items():
             try:

@@ -15,7 +15,7 @@ from minicelery.joining import assert_will_not_block as assert_will_not_block
 from minicelery.joining import denied_join_result as denied_join_result
 from minicelery.lineage import calls_before, dependencies, raise_first_failure, steps_before
 from minicelery.stop_signals import stop_signal
-from minicelery.stored import StoredCall, has_failed, raise_stored
+from minicelery.stored import StoredCall, has_failed, raise_stored, value_of
 from minicelery.waiting import NET, finals
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class AsyncResult(StoredCall, Generic[R]):
         async with Documents([self], timeout) as documents:
             change: StateChange | None = None
             # Not until `_final` is set: whoever else awaits this result may have heard before.
-            while change is None or change.state not in states.READY_STATES:
+            while change is None or change.state not in states.ENDED:
                 meta, _ = await documents.next()
                 if meta is not None:
                     change = StateChange(meta["status"], meta.get("result"))
@@ -363,9 +363,8 @@ class EagerResult(AsyncResult[R]):
         assert self._final is not None
         if propagate and has_failed(self._final):
             raise_stored(self._final)
-        given_up = self._final["status"] in (states.IGNORED, states.REJECTED)
-        value: Any = None if given_up else self._final["result"]
-        return value  # type: ignore[no-any-return]
+        value: R = value_of(self._final)
+        return value
 
     wait = get
 

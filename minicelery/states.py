@@ -13,6 +13,8 @@ RETRY = "RETRY"
 IGNORED = "IGNORED"
 
 READY_STATES = frozenset({SUCCESS, FAILURE, REVOKED})
+ENDED = READY_STATES | {IGNORED}
+"""After which nothing comes; what a chord's part leaves that raised `Ignore` is not among Celery's."""
 UNREADY_STATES = frozenset({PENDING, RECEIVED, STARTED, REJECTED, RETRY})
 EXCEPTION_STATES = frozenset({RETRY, FAILURE, REVOKED})
 PROPAGATE_STATES = frozenset({FAILURE, REVOKED})

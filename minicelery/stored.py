@@ -51,7 +51,7 @@ class StoredCall:
         return self._keep(record.read(document, self.app.conf))
 
     def _keep(self, meta: dict[str, Any]) -> dict[str, Any]:
-        if meta["status"] in states.READY_STATES:
+        if meta["status"] in states.ENDED:
             self._final = meta
         return meta
 
@@ -130,7 +130,7 @@ class StoredCall:
 
     def ready(self) -> bool:
         """Whether the state is final."""
-        return self.state in states.READY_STATES
+        return self.state in states.ENDED
 
     def successful(self) -> bool:
         """Whether the task has returned."""
@@ -164,7 +164,7 @@ class StoredCall:
         out = {
             "id": self.id,
             "state": state,
-            "ready": state in states.READY_STATES,
+            "ready": state in states.ENDED,
             "successful": state == states.SUCCESS,
             "progress": _progress(value),
             "result": None if is_error else value,
@@ -173,6 +173,13 @@ class StoredCall:
         if traceback:
             out["traceback"] = meta.get("traceback")
         return out
+
+
+def value_of(meta: dict[str, Any] | None) -> Any:
+    """What a call has returned; None of one that has not, or was ignored or rejected."""
+    if meta is None or meta["status"] in (states.IGNORED, states.REJECTED):
+        return None
+    return meta.get("result")
 
 
 def has_failed(meta: dict[str, Any] | None) -> bool:

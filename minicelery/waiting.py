@@ -69,7 +69,7 @@ def finals(
                 metas = [call._read(news.document) for call in waiting]
                 if on_message is not None:
                     on_message(metas[0])
-                if metas[0]["status"] in states.READY_STATES:
+                if metas[0]["status"] in states.ENDED:
                     del pending[news.id], seen[news.id]
                     ears.drop(news.id)
                     yield from waiting

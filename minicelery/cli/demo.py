@@ -225,7 +225,7 @@ class Demo:
             del self.open[id]
             self.screen.status("")
             self._show_done(id, sent, value)
-        elif state in states.READY_STATES:
+        elif state in states.ENDED:
             self.screen.line("failed", id, sent.call, f"{state}: {value!r}")
             raise self._failed(f"{sent.call} ended as {state}")
 

@@ -54,7 +54,7 @@ def _kept(app: Celery) -> str:
 
 def _summary(found: AsyncResult[Any]) -> str:
     state, done = found.state, found.date_done
-    if state not in states.READY_STATES or done is None:
+    if state not in states.ENDED or done is None:
         return f"state {state}, not done yet"
     return f"state {state}, done {ui.duration(max(0.0, time.time() - done.timestamp()))} ago"
 

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("minicelery.worker.executor")
 
 _UNFIT = (TypeError, ValueError, KeyError, AttributeError, RecursionError, ImproperlyConfigured, EncodeError)
-_ENDED = states.READY_STATES | {states.IGNORED}
 _SETTLED = 60.0
 """Seconds after which an outcome is taken to be applied."""
 
@@ -258,7 +257,7 @@ class ForeignChords:
             metas = {
                 id: record.read(one.document, self.app.conf) for id, one in found.items() if one is not None
             }
-            missing = [id for id in ids if id not in metas or metas[id]["status"] not in _ENDED]
+            missing = [id for id in ids if id not in metas or metas[id]["status"] not in states.ENDED]
             if missing and not last:
                 return False
             if missing:

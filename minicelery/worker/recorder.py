@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from minicelery.app import Celery
 
 
-_ENDED = states.READY_STATES | {states.IGNORED}
 
 
 class Recorder:
@@ -90,7 +89,7 @@ class Recorder:
         """With where it goes besides: to who asked, and to the group that it counts in."""
         if self.direct:
             stored.reply_to = _text(message.properties.get("reply_to")) or ""
-        if (group := message.headers.get(PART_HEADER)) is not None and stored.state in _ENDED:
+        if (group := message.headers.get(PART_HEADER)) is not None and stored.state in states.ENDED:
             stored.part_of = _text(group) or ""
         return stored
 
