@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from minicelery.app import Celery
 
 
-
-
 class Recorder:
     """Makes the records of one app's results."""
 

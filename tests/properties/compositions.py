@@ -6,15 +6,32 @@ put things together, and what a sequence of calls and groups comes to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
 from typing import Any, TypeAlias
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+
+EXAMPLES = int(os.environ.get("COMPOSITIONS") or 0)
+"""How many are drawn for each test; 0: few, and always the same."""
 
 FAILURES = {"fail": "ValueError", "reject": "Reject", "unknown": "NotRegistered"}
 """Kinds of calls that fail, and the class of what they leave."""
+
+
+def _said(name: str, args: Sequence[Any]) -> list[Any]:
+    return [name, *args]
+
+
+REPLACED: dict[str, Callable[[str, Sequence[Any]], Any]] = {
+    "moved": _said,
+    "spread": lambda name, args: [_said(name, args)] * 2,
+    "gathered": lambda name, args: [name, [_said(name, args), [name, _said(name, args), *args]]],
+}
+"""Kinds of calls that have others take their place, and what those come to."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,8 @@ class Each:
     kind: str
     name: str = ""
     items: tuple[int, ...] = ()
+    links: tuple[Node, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +85,25 @@ class Partial:
     args: tuple[Any, ...]
 
 
-Node: TypeAlias = "Call | Each | Chain | Group | Chord | Partial"
+@dataclass(frozen=True)
+class Linked:
+    """A composition with a callback that it was given as a whole."""
+
+    whole: Node
+    callback: Call
+    key: str = ""
+
+
+Node: TypeAlias = "Call | Each | Chain | Group | Chord | Partial | Linked"
+
+
+def examples(number: int) -> settings:
+    """So many, the same ones each time."""
+    return settings(
+        max_examples=EXAMPLES or number, derandomize=not EXAMPLES, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck), print_blob=True,
+    )  # fmt: skip
+
 
 # -- at random -------------------------------------------------------------------------------------
 
@@ -100,7 +137,25 @@ def _nodes(depth: int, kinds: tuple[str, ...]) -> st.SearchStrategy[Node]:
         st.builds(Group, parts),
         st.builds(Chord, parts, part),
         st.builds(Partial, part, numbers),
+        st.builds(_with_callback, part, st.builds(Call, st.sampled_from(kinds), st.just(""), numbers)),
     )
+
+
+def _with_callback(whole: Node, callback: Call) -> Node:
+    return Linked(whole, callback) if _takes_a_callback(whole) else whole
+
+
+def _takes_a_callback(node: Node) -> bool:
+    """Not what has no last call, and what is sent as a group where it is alone."""
+    if isinstance(node, (Partial, Linked)):
+        return _takes_a_callback(node.whole)
+    if isinstance(node, Chord):
+        return _takes_a_callback(node.body)
+    if isinstance(node, Chain):
+        return _takes_a_callback(node.links[-1])
+    if isinstance(node, Group):
+        return bool(node.members) and _takes_a_callback(node.members[0])
+    return node.kind != "chunks"
 
 
 def _named(whole: Node) -> Node:
@@ -111,10 +166,23 @@ def _named(whole: Node) -> Node:
             own = f"{node.kind}{next(names)}"
             return replace(node, name=own, key=own, links=tuple(map(name, node.links)))
         if isinstance(node, Each):
-            return replace(node, name=f"{node.kind}{next(names)}")
+            own = f"{node.kind}{next(names)}"
+            return replace(node, name=own, key=own)
+        if isinstance(node, Linked):
+            return Linked(name(node.whole), name(node.callback), f"link{next(names)}")  # type: ignore[arg-type]
         return _with_parts(node, name)
 
     return name(whole)
+
+
+def renamed(node: Node, prefix: str) -> Node:
+    """The same with `prefix` in front of its calls' names; their keys stay."""
+    if isinstance(node, Call):
+        links = tuple(renamed(link, prefix) for link in node.links)
+        return replace(node, name=prefix + node.name, links=links)
+    if isinstance(node, Each):
+        return replace(node, name=prefix + node.name)
+    return _with_parts(node, lambda part: renamed(part, prefix))
 
 
 def _with_parts(node: Node, change: Callable[[Node], Node]) -> Node:
@@ -124,20 +192,8 @@ def _with_parts(node: Node, change: Callable[[Node], Node]) -> Node:
         return replace(node, members=tuple(map(change, node.members)))
     if isinstance(node, Chord):
         return replace(node, header=tuple(map(change, node.header)), body=change(node.body))
-    assert isinstance(node, Partial)
+    assert isinstance(node, (Partial, Linked))
     return replace(node, whole=change(node.whole))
-
-
-def calls_in(node: Node) -> Iterable[Call | Each]:
-    """All calls, also those that others are linked to."""
-    if isinstance(node, (Call, Each)):
-        yield node
-        for link in getattr(node, "links", ()):
-            yield from calls_in(link)
-    else:
-        found: list[Call | Each] = []
-        _with_parts(node, lambda part: found.extend(calls_in(part)) or part)  # type: ignore[func-returns-value]
-        yield from found
 
 
 # -- evaluated by hand -----------------------------------------------------------------------------
@@ -145,7 +201,7 @@ def calls_in(node: Node) -> Iterable[Call | Each]:
 
 @dataclass
 class Done:
-    """A call that has returned; what was ignored gives None."""
+    """A call that has returned."""
 
     value: Any
 
@@ -162,13 +218,17 @@ class Several:
     """The ends of a group's members."""
 
     members: list[End]
+    ignored: bool = False  # none was made
 
 
-End: TypeAlias = "Done | Failed | Several"
+@dataclass
+class Ignored:
+    """A call that has raised Ignore, or was never made as one before it had."""
+
+    value: None = None
 
 
-class Unspecified(Exception):
-    """Nobody says what this composition comes to."""
+End: TypeAlias = "Done | Failed | Several | Ignored"
 
 
 @dataclass
@@ -181,73 +241,73 @@ class Evaluation:
     @classmethod
     def of(cls, whole: Node, args: Sequence[Any] = ()) -> Evaluation:
         found = cls()
-        found.end = found.evaluate(steps(joined(whole)), tuple(args))
+        node = joined(whole)
+        if isinstance(node, Each) and node.kind == "chunks":  # by itself it is a group
+            pairs = [node.items[at : at + 2] for at in range(0, len(node.items), 2)]
+            node = Group(tuple(replace(node, kind="starmap", items=items) for items in pairs))
+        found.end = found.evaluate(_trimmed(steps(node)), tuple(args))
         return found
 
     def failed(self) -> bool:
-        return _failed(self.end) is not None
+        return failed_with(self.end) is not None
 
-    def evaluate(
-        self, steps: Sequence[Step], args: tuple[Any, ...], failed: str | None = None, counted: bool = False
-    ) -> End | None:
-        """`failed`: why none of it is done; `counted`: the end is the argument of a chord's body."""
-        if len(steps) > 1 and isinstance(steps[-1], Side) and not steps[-1].members:
-            steps = steps[:-1]  # nothing takes the value: it is the result
+    def evaluate(self, steps: Sequence[Step], args: tuple[Any, ...], lost: End | None = None) -> End | None:
+        """`lost`: what each call comes to, as none is made."""
         end: End | None = None
-        for at, step in enumerate(steps):
-            made = not failed  # though it may be to no avail: the body of a chord
-            if end is not None:
-                failed = failed or _failed(end)
-                made = made and isinstance(end, Several)
-                args = () if failed else (value_of(end),)
-            last = at == len(steps) - 1
+        for step in steps:
+            body = isinstance(end, Several) and lost is None  # made, though it may be to no avail
+            if end is not None and lost is None:
+                kind = failed_with(end)
+                lost = end if isinstance(end, Ignored) else Failed(kind) if kind else None
+                args = () if lost else (value_of(end),)
             if isinstance(step, Side):
-                inside = counted or not last
-                found = [self.evaluate(one, args, failed, inside) for one in step.members]
-                end = Several([one for one in found if one is not None])
-            else:
-                if made and isinstance(step, Call) and step.kind == "unknown":
-                    failed = FAILURES["unknown"]
-                end = self._call(step, args, failed, counted and last)
-                if isinstance(step, Call) and step.errback:
-                    told = isinstance(end, Failed) and (
-                        step.kind == "fail" or (made and failed == "ChordError")
-                    )
-                    self.linked[f"{step.key}.errback"] = Done(step.key) if told else None
+                found = [self.evaluate(one, args, lost) for one in step.members]
+                end = Several([one for one in found if one is not None], isinstance(lost, Ignored))
+                continue
+            if body and lost and isinstance(step, Call) and step.kind == "unknown":
+                lost = Failed(FAILURES["unknown"])
+            end = self._call(step, args, lost)
+            if isinstance(step, Call) and step.errback:
+                told = end == Failed("ChordError") and body if lost else step.kind == "fail"
+                self.linked[f"{step.key}.errback"] = Done(step.key) if told else None
         return end
 
-    def _call(self, call: Call | Each, args: tuple[Any, ...], failed: str | None, counted: bool) -> End:
-        end: End
-        if isinstance(call, Each):
-            return Failed(failed) if failed else Done([[call.name, item] for item in call.items])
-        own = call.args if call.immutable else (*args, *call.args)
-        if failed or call.kind in FAILURES:
-            end = Failed(failed or FAILURES[call.kind])
-        elif call.kind == "ignore":
-            if not counted:
-                raise Unspecified
-            end = Done(None)
-        else:
-            end = Done([call.name, *own])
+    def _call(self, call: Call | Each, args: tuple[Any, ...], lost: End | None) -> End:
+        end = lost or self._made(call, args)
         for at, link in enumerate(call.links):
-            called = isinstance(end, Done) and call.kind != "ignore"
-            self.linked[f"{call.key}.{at}"] = (
-                self.evaluate([_leaf(link)], (value_of(end),)) if called else None
-            )
+            key, link = (link.key, link.callback) if isinstance(link, Linked) else (f"{call.key}.{at}", link)
+            self.linked[key] = self.evaluate(steps(link), (value_of(end),)) if isinstance(end, Done) else None
         return end
+
+    def _made(self, call: Call | Each, args: tuple[Any, ...]) -> End:
+        if isinstance(call, Each):
+            return Done([[call.name, item] for item in call.items])
+        if call.kind in FAILURES:
+            return Failed(FAILURES[call.kind])
+        if call.kind == "ignore":
+            return Ignored()
+        own = call.args if call.immutable else (*args, *call.args)
+        return Done(own[0] if call.kind == "values" else REPLACED.get(call.kind, _said)(call.name, own))
 
 
 def value_of(end: End) -> Any:
     """What follows is called with it."""
     assert not isinstance(end, Failed)
-    return [value_of(one) for one in end.members] if isinstance(end, Several) else end.value
+    if isinstance(end, Several):
+        return None if end.ignored else [value_of(one) for one in end.members]
+    return end.value
 
 
-def _failed(end: End | None) -> str | None:
+def failed_with(end: End | None) -> str | None:
     """What those fail with that wait for it."""
     if isinstance(end, Several):
-        return "ChordError" if any(_failed(one) for one in end.members) else None
+        return "ChordError" if any(failed_with(one) for one in end.members) else None
     return end.kind if isinstance(end, Failed) else None
+
+
+def any_failed(end: End | None) -> bool:
+    """Whether there is a failure anywhere in what it has come to."""
+    return any(map(any_failed, end.members)) if isinstance(end, Several) else isinstance(end, Failed)
 
 
 @dataclass
@@ -260,27 +320,38 @@ class Side:
 Step: TypeAlias = "Call | Each | Side"
 
 
-def _leaf(node: Node) -> Call | Each:
-    assert isinstance(node, (Call, Each))
-    return node
-
-
 def steps(node: Node) -> list[Step]:
     """What is done one after the other; groups in groups are one."""
     if isinstance(node, (Call, Each)):
         return [node]
-    if isinstance(node, Chain):
-        return [step for link in node.links for step in steps(link)]
-    if isinstance(node, Chord):
-        return [*steps(Group(node.header)), *steps(node.body)]
+    if isinstance(node, (Chain, Chord)):
+        links = node.links if isinstance(node, Chain) else (Group(node.header), node.body)
+        return reduce(_followed, map(steps, links), [])
     assert isinstance(node, Group)
     members: list[list[Step]] = []
-    for found in map(steps, node.members):
+    for found in map(_trimmed, map(steps, node.members)):
         if len(found) == 1 and isinstance(found[0], Side):
             members += found[0].members
         elif found:
             members.append(found)
     return [Side(members)]
+
+
+def _followed(first: list[Step], then: list[Step]) -> list[Step]:
+    if first and then and _is_nothing(first[-1]) and _is_nothing(then[0]):
+        return [*first, *then[1:]]
+    if first and then and isinstance(first[-1], Side) and isinstance(then[0], Side):
+        return [*first, Call("values"), *then]
+    return [*first, *then]
+
+
+def _trimmed(steps: list[Step]) -> list[Step]:
+    """Where nothing takes the last value, that is the result."""
+    return steps[:-1] if len(steps) > 1 and _is_nothing(steps[-1]) else steps
+
+
+def _is_nothing(step: Step) -> bool:
+    return isinstance(step, Side) and not step.members
 
 
 # -- how they are put together: the rules of Celery 5.7 --------------------------------------------
@@ -293,12 +364,28 @@ def joined(node: Node) -> Node:
     node = _with_parts(node, joined)
     if isinstance(node, Partial):
         return _begun(node.whole, node.args)
-    if isinstance(node, Chain) and len(node.links) > 1:
+    if isinstance(node, Linked):
+        return _linked(node.whole, node)
+    if isinstance(node, Chain):
         if node.how == "|":
             return reduce(_piped, node.links)
-        if node.how == "chain":
+        if node.how == "chain" and len(node.links) > 1:
             return reduce(_piped, node.links, Chain(()))
     return node
+
+
+def _linked(node: Node, link: Linked) -> Node:
+    """The callback of the whole is that of its last call; of a group, without arguments, of its first member."""
+    if isinstance(node, (Call, Each)):
+        return replace(node, links=(*node.links, link))
+    if isinstance(node, Chord):
+        return replace(node, body=_linked(node.body, link))
+    if isinstance(node, Chain):
+        return replace(node, links=(*node.links[:-1], _linked(node.links[-1], link)))
+    assert isinstance(node, Group)
+    immutable = replace(link, callback=replace(link.callback, immutable=True))
+    first = tuple(_linked(one, immutable) for one in node.members[:1])
+    return Group((*first, *node.members[1:]))
 
 
 def _begun(node: Node, args: tuple[Any, ...]) -> Node:
@@ -336,10 +423,10 @@ def _piped(first: Node, then: Node) -> Node:
         else:
             return Chain((*first.links, then))
         return Chain((*before, last))
-    then = _unrolled(then)
-    if isinstance(first, Chord) and not isinstance(then, (Group, Chain)):
-        return _extended(first, then)
-    return Chain((first, *(then.links if isinstance(then, Chain) else (then,))))
+    only = _unrolled(then)
+    if isinstance(first, Chord) and (only is not then or not isinstance(then, (Group, Chain))):
+        return _extended(first, only)
+    return Chain((first, *(then.links if isinstance(then, Chain) else (only,))))
 
 
 def _extended(first: Chord, then: Node) -> Chord:
@@ -352,55 +439,3 @@ def _is_empty(node: Node) -> bool:
 
 def _unrolled(node: Node) -> Node:
     return node.members[0] if isinstance(node, Group) and len(node.members) == 1 else node
-
-
-# -- as signatures ---------------------------------------------------------------------------------
-
-
-@dataclass
-class Library:
-    """One of the two: its names, and an app with the tasks."""
-
-    app: Any
-    chain: Any
-    group: Any
-    chord: Any
-    signature: Any
-    xmap: Any
-    xstarmap: Any
-    chunks: Any
-    prefix: str = ""  # of the ids of what is called back
-
-    def made(self, node: Node) -> Any:
-        """The composition, of this library's signatures."""
-        if isinstance(node, Call):
-            return self._call(node)
-        if isinstance(node, Each):
-            said = self.app.tasks["say"].s(name=node.name)
-            if node.kind == "map":
-                return self.xmap(said, node.items)
-            items = [(item,) for item in node.items]
-            return self.chunks(said, items, 2) if node.kind == "chunks" else self.xstarmap(said, items)
-        if isinstance(node, Chain):
-            links = [self.made(link) for link in node.links]
-            if node.how == "|":
-                return reduce(lambda one, two: one | two, links)
-            return self.chain(*links) if node.how == "chain" else self.chain(links, app=self.app)
-        if isinstance(node, Group):
-            return self.group([self.made(one) for one in node.members], app=self.app)
-        if isinstance(node, Chord):
-            return self.chord([self.made(one) for one in node.header], self.made(node.body), app=self.app)
-        return self.made(node.whole).clone(node.args)
-
-    def _call(self, call: Call) -> Any:
-        made = self.signature(call.kind, call.args, {"name": call.name}, immutable=call.immutable, app=self.app)
-        for at, link in enumerate(call.links):
-            made.link(self.made(link).set(task_id=self.id(f"{call.key}.{at}")))
-        if call.errback:
-            errback = self.signature("heard", (), {"key": call.key}, app=self.app)
-            made.link_error(errback.set(task_id=self.id(f"{call.key}.errback")))
-        return made
-
-    def id(self, key: str) -> str:
-        """The id of what is linked under that key."""
-        return f"{self.prefix}{key}"

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -15,42 +14,22 @@ import pytest
 from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 
-from minicelery.groups import GroupResult
+from minicelery.exceptions import ChordError, NotRegistered, Reject
 from minicelery.message import new_id
-from minicelery.result import AsyncResult
-from tests.properties.compositions import (
-    Done,
-    End,
-    Evaluation,
-    Failed,
-    Node,
-    Several,
-    Unspecified,
-    compositions,
-    value_of,
-)
-from tests.properties.places import Place
+from tests.properties.compositions import Done, Evaluation, Node, any_failed, compositions, examples, value_of
+from tests.properties.places import Place, all_of, check
 from tests.servers import RedisServer
 
-EXAMPLES = int(os.environ.get("COMPOSITIONS", "0"))
-WELL = ("say", "say", "say", "again")
-BADLY = ("say", "say", "say", "say", "say", "again", "ignore", "fail", "reject", "unknown")
+WELL = ("say", "say", "say", "say", "retried", "moved", "spread", "gathered")
+BADLY = ("say", "say", "say", "say", "say", "retried", "gathered", "ignore", "fail", "reject", "unknown")
+SEEDS = st.one_of(st.none(), *[st.integers(0, 2**32)] * 4)
+"""Of the faults; None: there are none."""
 LARGEST = 100_000
 ENDED = ("SUCCESS", "FAILURE", "IGNORED")
 
 
-def examples(number: int) -> settings:
-    """So many, the same ones each time."""
-    return settings(
-        max_examples=EXAMPLES or number, derandomize=not EXAMPLES, deadline=None, database=None,
-        suppress_health_check=list(HealthCheck), print_blob=True,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module", params=["memory", "sqlite", "redis", "redis, sqlite", "memory, redis"])
-def place(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A broker, and after the comma the results' server where it is another."""
 
     def url(name: str) -> str:
@@ -58,7 +37,9 @@ def place(
             server: RedisServer = request.getfixturevalue("redis_server")
             server.command("FLUSHALL")
             return server.url()
-        return f"memory://{new_id()}" if name == "memory" else f"sqlite:///{tmp_path_factory.mktemp('db')}/q.db"
+        return (
+            f"memory://{new_id()}" if name == "memory" else f"sqlite:///{tmp_path_factory.mktemp('db')}/q.db"
+        )
 
     place = Place(*map(url, request.param.split(", ")))
     yield place
@@ -75,77 +56,50 @@ def quiet() -> Iterator[None]:
 
 
 def evaluated(whole: Node, args: tuple[Any, ...] = ()) -> Evaluation:
-    try:
-        found = Evaluation.of(whole, args)
-    except Unspecified:
-        assume(False)
-        raise
+    found = Evaluation.of(whole, args)
     if not found.failed() and found.end is not None:
         assume(len(repr(value_of(found.end))) < LARGEST)
     return found
 
 
-def check(result: Any, end: End | None) -> None:
-    """That a result is what the evaluation has come to."""
-    if end is None:
-        assert result is None
-    elif isinstance(end, Several) and isinstance(result, GroupResult):
-        assert len(result.results) == len(end.members), (result, end)
-        for one, member in zip(result.results, end.members, strict=True):
-            check(one, member)
-    elif isinstance(end, Failed):
-        assert (result.state, type(result.result).__name__) == ("FAILURE", end.kind), result.result
-    elif isinstance(end, Several) and any(isinstance(one, Failed) for one in end.members):
-        check(result, Failed("ChordError"))
-    else:
-        assert (result.state, result.result) == ("SUCCESS", value_of(end)), result.result
-
-
-def all_of(result: Any) -> Iterator[AsyncResult[Any]]:
-    """The results of all calls that a result names."""
-    while result is not None:
-        if isinstance(result, GroupResult):
-            for one in result.results:
-                yield from all_of(one)
-        else:
-            yield result
-        result = result.parent
-
-
-def run(place: Place, whole: Node, args: tuple[Any, ...], seed: int) -> None:
+def run(place: Place, whole: Node, args: tuple[Any, ...], seed: int | None) -> None:
     expected = evaluated(whole, args)
     note(f"expected: {expected.end}")
     library = place.library()
     result = library.made(whole).apply_async(args)
-    place.drain(random.Random(seed))
+    place.drain(None if seed is None else random.Random(seed))
     check(result, expected.end)
+    assert max(place.ended.values(), default=1) == 1
     for key, end in expected.linked.items():
         linked = place.app.AsyncResult(library.id(key))
         if end is None:
             assert linked.state == "PENDING", f"{key} was called"
         else:
             check(linked, end)
-    open_ = [one.id for one in all_of(result) if one.state not in ENDED]
-    assert [place.seen.get(id, "never sent") for id in open_] == []
+    open_ = [place.seen.get(one.id, "never sent") for one in all_of(result) if one.state not in ENDED]
+    assert set(open_) <= {"ignore"}
     ended = place.app.backend.load(list(place.seen))
     left = {
         name for (id, name), found in zip(place.seen.items(), ended, strict=True)
         if found is None and name not in ("ignore", "minicelery.go_on")
     }  # fmt: skip
     assert not left
+    assert not place.left_open()
 
 
 @examples(60)
-@given(compositions(5, WELL), st.lists(st.integers(0, 9), max_size=1).map(tuple), st.integers(0, 2**32))
+@given(compositions(5, WELL), st.lists(st.integers(0, 9), max_size=1).map(tuple), SEEDS)
 def test_every_composition_comes_to_what_it_means(
-    place: Place, whole: Node, args: tuple[Any, ...], seed: int
+    place: Place, whole: Node, args: tuple[Any, ...], seed: int | None
 ) -> None:
     run(place, whole, args, seed)
 
 
 @examples(60)
-@given(compositions(4, BADLY), st.integers(0, 2**32))
-def test_compositions_with_calls_that_fail_end_and_say_so(place: Place, whole: Node, seed: int) -> None:
+@given(compositions(4, BADLY), SEEDS)
+def test_compositions_with_calls_that_fail_end_and_say_so(
+    place: Place, whole: Node, seed: int | None
+) -> None:
     run(place, whole, (), seed)
 
 
@@ -177,28 +131,46 @@ def test_run_at_once_a_composition_comes_to_the_same(at_once: Place, whole: Node
 @given(compositions(4, BADLY))
 def test_run_at_once_a_composition_fails_where_one_of_its_calls_does(at_once: Place, whole: Node) -> None:
     expected = evaluated(whole)
-    assume(expected.failed())
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        at_once.library().made(whole).apply().get()
-    assert type(caught.value).__name__ in ("ValueError", "Reject", "NotRegistered", "ChordError")
+    try:
+        result = at_once.library().made(whole).apply()
+        value = result and result.get()
+    except (ValueError, Reject, NotRegistered, ChordError):
+        assert any(kind in repr(whole) for kind in ("'fail'", "'reject'", "'unknown'"))
+    else:
+        # Nobody rejects a message where there is none: the call has no value, as in Celery.
+        assert "'reject'" in repr(whole) or not any_failed(expected.end)
+        if expected.end is not None and "'reject'" not in repr(whole):
+            assert value == value_of(expected.end)
 
 
 def test_what_is_drawn_is_of_all_kinds() -> None:
     """Else the other tests say nothing."""
     seen: dict[str, int] = {}
 
-    @settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=150,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(compositions(5, BADLY))
     def draw(whole: Node) -> None:
         text = repr(whole)
-        for kind in ("Chain", "Group", "Chord", "Partial", "Each", "ignore", "fail", "Group(members=())"):
+        for kind in (
+            "Chain",
+            "Group",
+            "Chord",
+            "Partial",
+            "Linked",
+            "Each",
+            "ignore",
+            "fail",
+            "Group(members=())",
+        ):
             seen[kind] = seen.get(kind, 0) + (kind in text)
-        seen["large"] = seen.get("large", 0) + (text.count("Call(") > 20)
-        try:
-            end = Evaluation.of(whole).end
-        except Unspecified:
-            return
-        seen["done"] = seen.get("done", 0) + isinstance(end, Done)
+        seen["large"] = seen.get("large", 0) + (text.count("Call(") > 10)
+        seen["done"] = seen.get("done", 0) + isinstance(Evaluation.of(whole).end, Done)
 
     draw()
     assert min(seen.values()) > 5, seen
