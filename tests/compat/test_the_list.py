@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.compat.rows import ROWS, Row
+from tests.properties.shapes import ELSEWHERE, SHAPES, shown
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 HERE = Path(__file__).parent
@@ -28,6 +29,14 @@ in [differences](differences.md).
 - **refused**: an error in words, at the call or at the start.
 - **later**: not in this version; the note says what happens when it is used.
 """
+COMPOSITIONS = """\
+## Compositions that Celery takes otherwise
+
+Of the compositions in `tests/properties/shapes.py` a real worker of Celery 5.7 makes the same, by
+`tests/properties/test_against_celery.py`, but for these:
+
+| composition | what is not right in Celery |
+| --- | --- |"""
 
 
 def proofs() -> Iterator[str]:
@@ -49,7 +58,11 @@ def as_markdown() -> str:
     for title, rows in itertools.groupby(ROWS, key=lambda row: row.section):
         parts.append(f"## {title}\n\n| item | | note | test |\n| --- | --- | --- | --- |")
         parts.append("\n".join(_line(row) for row in rows) + "\n")
-    return "\n".join(parts)
+    parts.append(COMPOSITIONS)
+    for number, why in ELSEWHERE.items():
+        composition = shown(SHAPES[number]).replace("|", "\\|")
+        parts.append(f"| `{composition}` | {why} |")
+    return "\n".join(parts) + "\n"
 
 
 def _line(row: Row) -> str:

@@ -14,30 +14,12 @@ from typing import Any
 import pytest
 
 from minicelery.message import new_id
-from tests.properties.compositions import Evaluation, Failed, Node, Several, failed_with, value_of
+from tests.properties.compositions import Evaluation, Failed, Several, failed_with, value_of
 from tests.properties.places import Place, check
-from tests.properties.shapes import SHAPES, A, B, C, D, E, F, c, chord, group, pipe
+from tests.properties.shapes import ELSEWHERE, SHAPES
 from tests.servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE: dict[int, str] = {}
-"""Where Celery comes to something else, and why that is not right; by number."""
-
-
-def _differs(shape: Node, why: str) -> None:
-    ELSEWHERE[SHAPES.index(shape)] = why
-
-
-_differs(chord([c("a", kind="ignore"), B], C), "a part that is ignored is waited for for ever")
-_differs(chord([A, B], group()), "a body of nothing: the values are lost")
-for _shape in (
-    chord([A, group(B, C)], D), chord([group(A, B), group(C, D)], E), pipe(A, group(group(B, C), D), E),
-    chord([pipe(A, group(B, group(C, D))), E], F),
-):  # fmt: skip
-    _differs(_shape, "the members of a group in a header come in another order")
-for _number, _shape in enumerate(SHAPES):
-    if type(_shape).__name__ == "Partial" and type(_shape.whole).__name__ in ("Chain", "Group"):  # type: ignore[union-attr]
-        ELSEWHERE[_number] = "the arguments of a clone are lost, unless the call has some too"
 
 
 @pytest.fixture(scope="module")
