@@ -23,8 +23,11 @@ def pytest_configure() -> None:
         for name in (
             "brotli",
             "celery",
+            "croniter",
+            "cronsim",
             "cryptography",
             "django",
+            "ephem",
             "flask",
             "mypy",
             "PIL",
