@@ -382,9 +382,9 @@ ROWS: list[Row] = [
         served("link", "test_a_link_is_called_with_the_value"),
         served("link_error", "test_a_link_error_is_called_with_the_id_of_the_failed_call"),
         served("chain", "test_a_chain_of_calls_goes_on_step_by_step"),
-        later(
-            "chord", "test_a_part_of_a_chord_fails_with_the_reason",
-            "with workflows; today such a part fails and says so",
+        better(
+            "chord", "test_a_part_of_a_chord_of_celerys_carries_its_body",
+            "of chords that Celery sends: counted where the results are in Redis, by what `tests/interop` proves",
         ),
         served("add_to_parent", "test_a_call_made_in_a_task_is_its_child_unless_it_is_not_added"),
         better(

@@ -326,6 +326,7 @@ def test_children_whose_app_fails_to_import_are_tried_ever_more_slowly(project: 
         os.kill(pid, signal.SIGKILL)
     assert project.said("broken now")
     time.sleep(2.0)
-    assert 2 <= project.output.read_text().count("RuntimeError: broken now") <= 10
+    # Child and agent; as fast as they can they would try some thirty times.
+    assert 2 <= project.output.read_text().count("RuntimeError: broken now") <= 18
     project.write("tasks.py", APP)
     assert project.call("tasks.add", 3, 4) == 7
