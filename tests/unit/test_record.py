@@ -555,3 +555,36 @@ def test_a_worker_whose_results_cannot_be_written_is_told_so_before_it_runs_a_ta
     app = Celery(broker="memory://", backend="memory://", set_as_current=False, result_serializer="auth")
     with pytest.raises(ImproperlyConfigured, match=r"result_serializer names 'auth'.*setup_security"):
         Executor(app)
+
+
+@pytest.mark.parametrize("extra", [None, {"args": [{"a": 1}]}])
+def test_values_are_read_from_plain_documents_as_from_whole_ones(app: Celery, extra: Any) -> None:
+    hostile = ', "traceback": null, "children": [], "date_done": "2026'
+    values = [1, None, "x" + hostile, {"a": [hostile, {"b": 2.5}]}, [], "é\n", datetime(2026, 1, 2)]
+    ids = ["1", "2" + hostile, 'a"b', "c", "d", "e", "f"]
+    documents = [
+        record.encode(id, "SUCCESS", value, group_id="g", parent_id=hostile, extra=extra).document
+        for id, value in zip(ids, values, strict=True)
+    ]
+    whole = [meta["result"] for meta in record.read_all(documents, app.conf)]
+    assert whole == values
+    found = [record.returned([document], app.conf) for document in documents]
+    assert all(one in (None, [value]) for one, value in zip(found, values, strict=True))
+    if extra is None:
+        assert record.returned(documents[3:], app.conf) is None  # a quote in the parent's id
+        plain = [
+            record.encode(id, "SUCCESS", value).document for id, value in zip("abcdefg", values, strict=True)
+        ]
+        assert record.returned(plain, app.conf) == values
+
+
+def test_only_documents_of_what_has_returned_are_read_so(app: Celery) -> None:
+    good = record.encode("1", "SUCCESS", 1).document
+    for other in (
+        record.encode("2", "FAILURE", record.exception_document(ValueError(1))).document,
+        record.encode("2", "SUCCESS", 1, children=[[["a", None], None]]).document,
+        record.encode("2", "SUCCESS", 1, compression="zlib").document,
+        good[:-1], good + b" ", b"", b"{}", good.replace(b": 1,", b": 1, 2,"), good.replace(b": 1,", b": ,"),
+    ):  # fmt: skip
+        assert record.returned([good, other], app.conf) is None
+    assert record.returned([], app.conf) == []
