@@ -21,10 +21,11 @@ def pool_limit(options: Mapping[str, Any]) -> int:
 class Slot:
     """A link that is replaced when it breaks, and the name its publishes are counted under."""
 
-    __slots__ = ("link", "name", "sequence")
+    __slots__ = ("epoch", "link", "name", "sequence")
 
     def __init__(self) -> None:
         self.link: Any = None
+        self.epoch = 0  # how often the pool had been closed when this was taken
         self.name = new_id()
         self.sequence = 0
 
@@ -55,19 +56,24 @@ class Pool:
         self._idle: list[Slot] = []
         self._made = 0
         self._waiting = 0
+        self._epoch = 0
         self._changed = threading.Condition()
 
     def take(self, end: float) -> Slot:
         """A slot for this thread's use; waits until monotonic time `end` for one to be free."""
         while True:
             try:
-                return self._idle.pop()
+                slot = self._idle.pop()
+                slot.epoch = self._epoch
+                return slot
             except IndexError:
                 pass
             with self._changed:
                 if self._made < self.limit:
                     self._made += 1
-                    return Slot()
+                    slot = Slot()
+                    slot.epoch = self._epoch
+                    return slot
                 self._waiting += 1
                 try:
                     # A slot that is put back between the pop and the wait must be seen.
@@ -81,12 +87,15 @@ class Pool:
 
     def put_back(self, slot: Slot) -> None:
         """Hand a slot in again."""
+        if slot.epoch != self._epoch:  # the pool has been closed meanwhile
+            slot.drop()
         self._idle.append(slot)
         if self._waiting:
             with self._changed:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Close the idle links; their slots are used again."""
+        """Close the links, those in use when they are put back; their slots are used again."""
+        self._epoch += 1
         for slot in list(self._idle):
             slot.drop()
