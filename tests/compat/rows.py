@@ -356,8 +356,7 @@ ROWS: list[Row] = [
             "publish failure", "test_a_publish_that_fails_is_an_operational_error_within_its_deadline",
             "`OperationalError` within `task_publish_deadline`, all attempts together",
         ),
-        served("retry", "test_without_retry_there_is_one_attempt"),
-        served("retry_policy", "test_the_retry_policy_says_how_often_a_publish_is_tried"),
+        *_all("test_a_call_says_how_often_its_publish_is_tried", "retry", "retry_policy"),
         *_all(_PLACE, "queue", "exchange", "routing_key", "exchange_type", "declare", "router"),
         served("an unknown queue", "test_a_queue_that_may_not_be_made_is_refused"),
         better(

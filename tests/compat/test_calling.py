@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -247,31 +250,55 @@ def test_a_call_made_in_a_task_is_its_child_unless_it_is_not_added(stage: Stage)
 # -- a broker that is not there --------------------------------------------------------------------------
 
 
-def unreachable() -> Any:
-    app = Celery("nowhere", broker="redis://127.0.0.1:1/0", set_as_current=False)
-    app.conf.task_publish_deadline = 0.5
-    return app.task(lambda: 1, name="t")
+@pytest.fixture
+def deaf() -> Iterator[Deaf]:
+    with Deaf() as server:
+        yield server
 
 
-def test_a_publish_that_fails_is_an_operational_error_within_its_deadline() -> None:
+class Deaf:
+    """A server that hangs up on everybody, and counts them."""
+
+    def __enter__(self) -> Deaf:
+        self.calls = 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._hang_up)
+        self._thread.start()
+        return self
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._socket.accept()[0].close()
+                self.calls += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
+    def task(self, deadline: float = 20.0) -> Any:
+        address = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        app = Celery("nowhere", broker=f"redis://{address}/0", set_as_current=False)
+        app.conf.task_publish_deadline = deadline
+        return app.task(lambda: 1, name="t")
+
+
+def test_a_publish_that_fails_is_an_operational_error_within_its_deadline(deaf: Deaf) -> None:
     started = time.monotonic()
-    with pytest.raises(OperationalError, match=r"127\.0\.0\.1:1"):
-        unreachable().delay()
+    with pytest.raises(OperationalError, match=r"127\.0\.0\.1:"):
+        deaf.task(0.5).apply_async(retry_policy={"max_retries": None})
     assert time.monotonic() - started < 3
 
 
-def test_without_retry_there_is_one_attempt() -> None:
-    started = time.monotonic()
+@each({
+    "retry": ({"retry": False}, 1), "retry_policy": ({"retry_policy": {"max_retries": 2}}, 3),
+})  # fmt: skip
+def test_a_call_says_how_often_its_publish_is_tried(deaf: Deaf, case: Any) -> None:
+    options, attempts = case
     with pytest.raises(OperationalError):
-        unreachable().apply_async(retry=False)
-    assert time.monotonic() - started < 0.4
-
-
-def test_the_retry_policy_says_how_often_a_publish_is_tried() -> None:
-    started = time.monotonic()
-    with pytest.raises(OperationalError):
-        unreachable().apply_async(retry_policy={"max_retries": 0})
-    assert time.monotonic() - started < 0.4
+        deaf.task().apply_async(**options)
+    assert deaf.calls == attempts
 
 
 # -- what can't work -------------------------------------------------------------------------------------

@@ -47,7 +47,6 @@ class Traits:
     """In what brokers differ, each by its server's nature."""
 
     delay: float = 0.4  # seconds that a message can be delayed for without a worker holding it
-    late: float = 0.25  # seconds after its time that it may come
     counts_delays: bool = True  # whether it can tell how many wait for a queue
     urgent: int = 0  # the priority that is served first; the other end is 9
     shared_priorities: bool = True  # whether priorities count over several queues
@@ -58,7 +57,7 @@ class Traits:
 def traits(url: str) -> Traits:
     """What to expect of the broker at `url`."""
     if url.startswith("amqp"):
-        return Traits(1.3, 0.4, False, 9, False)
+        return Traits(1.3, False, 9, False)
     return Traits()
 
 

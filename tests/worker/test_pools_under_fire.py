@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from tests.rabbit import RabbitServer
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 from tests.worker.apps import fire
-from tests.worker.conftest import staged
 from tests.worker.harness import Stage
 
 TASKS = {"imports": ["tests.worker.apps.fire"]}
@@ -207,19 +205,6 @@ def test_a_worker_that_stops_keeps_nothing_from_others(stage: Stage, pool: str) 
 
 
 # -- outages ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """A server that keeps every write through its own death."""
-    server = RedisServer(appendonly="yes").start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def outage_stage(server: RedisServer, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
-    yield from staged(server.url(), tmp_path, request)
 
 
 @pytest.mark.parametrize("pool", ["threads", "asyncio"])
