@@ -142,6 +142,21 @@ def test_a_full_server_is_reported_with_the_way_out(server: redis.Redis, private
     assert "maxmemory" in text
 
 
+def test_an_error_in_the_middle_of_several_answers_does_not_shift_the_next_ones(
+    server: redis.Redis, private_redis: Any
+) -> None:
+    app = app_at(private_redis.port)
+    app.tasks["noop"].delay()
+    server.config_set("maxmemory", 1)
+    with pytest.raises(OperationalError, match="memory"):
+        app.broker.remember("topic", "key", 60.0, b"value")
+    for _ in range(3):
+        assert "memory" in failure_to_send(app)[0]
+    server.config_set("maxmemory", 0)
+    assert app.broker.size("celery") == 1
+    app.close()
+
+
 def test_a_full_server_still_settles_what_was_fetched(server: redis.Redis, private_redis: Any) -> None:
     app = app_at(private_redis.port)
     app.tasks["noop"].delay()

@@ -288,10 +288,7 @@ class Pool(broker_pool.Pool):
             result = work(link)
             link.limit(self.server.timeout)
             return result
-        except redis.exceptions.ResponseError as error:
-            if isinstance(error, LOST):
-                slot.drop()
-            raise
         except BaseException:
+            # Also after an error answer: those to further commands may be under way.
             slot.drop()
             raise
