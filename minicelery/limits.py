@@ -19,6 +19,12 @@ from minicelery.exceptions import EncodeError, InvalidTaskError
 from minicelery.serialization import encode_json
 
 RATE, ROOM, UNIQUE = "rate.", "room.", "unique."
+ONCE = f"{UNIQUE}:once:"
+"""Begins a unique key under which one message is sent, not even the same one again."""
+LEAD = f"{UNIQUE}:lead:"
+"""Begins the key of a lease: who holds it leads."""
+HELD = "sent already"
+"""Who holds a key that begins with ONCE, as far as anybody is told."""
 LEASE = 60.0
 """Seconds that a place in a room is kept for a run that nobody speaks for any more."""
 LONGEST_UNIQUE = 86400.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minicelery import announcing, serialization, signals
@@ -213,10 +213,12 @@ class Sender:
         messages: list[Message],
         options: Mapping[str, Any] | None = None,
         defaults: Defaults | None = None,
+        through: Callable[[list[Message], float | None], Mapping[str, str] | None] | None = None,
     ) -> Mapping[str, str] | None:
         """Hand the messages to the broker, within the publish deadline.  Raises OperationalError.
 
         Returns the ids of unique calls that are not sent, with that of the one that is there.
+        `through` publishes in the broker's stead: messages, and seconds.
         """
         if signals.before_task_publish.receivers:
             for message in messages:
@@ -233,10 +235,12 @@ class Sender:
             if message.exchange:
                 copies = self.expand(messages)
                 break
-        if defaults.unique is None:
-            there = broker.publish(copies, deadline=defaults.deadline, attempts=attempts)
-        else:
+        if defaults.unique is not None:
             there = self._unique.publish(copies, defaults, attempts)
+        elif through is not None:
+            there = through(copies, defaults.deadline)
+        else:
+            there = broker.publish(copies, deadline=defaults.deadline, attempts=attempts)
         if there and defaults.direct_results:
             self.app.backend.forget(list(there))
         if signals.after_task_publish.receivers or signals.task_sent.receivers:

@@ -99,7 +99,8 @@ class Broker(Protocol):
         """Put every message on its queue, or into its delay, in as few trips as it can.
 
         Returns the ids of those that are not sent, as another call holds their `unique` key, and
-        the id of that one; None where all are.  `deadline` is the seconds all attempts may take in total (None: 5), `attempts` how
+        the id of that one; None where all are.  A key that begins with `limits.ONCE` lets one
+        message pass, and not the same one again.  `deadline` is the seconds all attempts may take in total (None: 5), `attempts` how
         many there may be (None: as many as fit).  A repeated attempt never sends twice.
         Raises OperationalError naming the server and a hint.
         """
@@ -134,8 +135,20 @@ class Broker(Protocol):
         A fetched delivery whose message id is under ``revoked`` has `revoked` set.
         """
 
+    def remember_all(self, topic: str, records: Mapping[str, bytes], ttl: float) -> None:
+        """`remember` many, in as few trips as it can."""
+
     def recall(self, topic: str) -> dict[str, bytes]:
         """The records of `topic` that have not expired."""
+
+    def lead(self, name: str, holder: str, seconds: float) -> str:
+        """Who leads `name`: `holder`, for `seconds` from now, unless another one does.
+
+        Called again it keeps the lead.  Another is named as far as the server can tell.
+        """
+
+    def step_down(self, name: str, holder: str) -> None:
+        """Give the lead up, if `holder` has it."""
 
     def close(self) -> None:
         """Close every connection; the broker may be used again and then reconnects."""

@@ -22,6 +22,7 @@ from minicelery.broker.chords import Apart
 from minicelery.broker.memory_groups import MemoryGroups
 from minicelery.broker.memory_limits import MemoryGates, MemoryLimits
 from minicelery.broker.url import ServerURL
+from minicelery.limits import HELD, LEAD, ONCE
 from minicelery.message import TURN_HEADER, DeadLetter, Delivery, Group, Message, Outcome, Record, Verdict
 from minicelery.states import SUCCESS
 
@@ -66,8 +67,8 @@ class Store:
         """Who holds the key: `holder`, unless another did before."""
         now = time.time()
         found, until = self.uniques.get(key, (holder, 0.0))
-        if found != holder and until > now:
-            return found
+        if until > now and (found != holder or key.startswith(ONCE)):
+            return HELD if found == holder else found
         self.uniques[key] = (holder, now + seconds)
         return holder
 
@@ -225,6 +226,18 @@ class MemoryBroker:
     def remember(self, topic: str, key: str, ttl: float, value: bytes = b"") -> None:
         with self._store.changed:
             self._store.topics.setdefault(topic, {})[key] = (time.time() + ttl, value)
+
+    def remember_all(self, topic: str, records: Mapping[str, bytes], ttl: float) -> None:
+        for key, value in records.items():
+            self.remember(topic, key, ttl, value)
+
+    def lead(self, name: str, holder: str, seconds: float) -> str:
+        with self._store.changed:
+            return self._store.claim(LEAD + name, holder, seconds)
+
+    def step_down(self, name: str, holder: str) -> None:
+        with self._store.changed:
+            self._store.gates.forget(LEAD + name, holder)
 
     def recall(self, topic: str) -> dict[str, bytes]:
         now = time.time()

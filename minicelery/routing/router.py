@@ -276,9 +276,12 @@ class Router:
         if not names:
             raise self._no_way(message)
         return [
-            replace(message, queue=name, headers=dict(message.headers), properties=dict(message.properties))
+            replace(
+                message, queue=name, headers=dict(message.headers), properties=dict(message.properties),
+                unique=message.unique and (f"{message.unique[0]}:{name}", message.unique[1]),
+            )
             for name in names
-        ]
+        ]  # fmt: skip
 
     def _reached(self, message: Message) -> list[str]:
         exchange, key, headers = message.exchange, message.routing_key, message.headers

@@ -13,6 +13,7 @@ from minicelery.broker import Backend
 from minicelery.broker.amqp import codec, declare
 from minicelery.broker.amqp.consumer import AMQPConsumer
 from minicelery.broker.amqp.envelope import as_text, dead_letter_properties, properties
+from minicelery.broker.amqp.leads import Leads
 from minicelery.broker.amqp.link import Content, Link
 from minicelery.broker.amqp.notes import Notes
 from minicelery.broker.amqp.replies import Replies
@@ -60,6 +61,7 @@ class AMQPBroker:
         self.sure, self.plain = Pool(limit, Late), Pool(limit, Late)
         self.pool = self.plain if options.get("confirm_publish") is False else self.sure
         self.notes = Notes(self)
+        self.leads = Leads(self.notes)
         self._tended: set[str] = set()  # queues
 
     # -- publishing ------------------------------------------------------------------------
@@ -188,7 +190,7 @@ class AMQPBroker:
         frames: list[bytes] = []
         size = 0
         for message in messages:
-            exchange, key, mandatory = self._address(link, message, now, end)
+            exchange, key, mandatory = self.address(link, message, now, end)
             data = codec.publish_frames(
                 1, exchange, key, properties(message, now), message.body, link.frame_max,
                 mandatory and link.confirms,
@@ -209,7 +211,7 @@ class AMQPBroker:
         if 1 in link.closed:
             raise link.closed.pop(1)
 
-    def _address(self, link: Link, message: Message, now: float, end: float) -> tuple[str, str, bool]:
+    def address(self, link: Link, message: Message, now: float, end: float) -> tuple[str, str, bool]:
         """Exchange and routing key of a message, its queue declared; whether a queue must take it."""
         queue, exchange = message.queue, message.exchange
         if exchange:
@@ -446,7 +448,19 @@ class AMQPBroker:
 
     def remember(self, topic: str, key: str, ttl: float, value: bytes = b"") -> None:
         """See `Broker.remember`."""
-        self.notes.write(topic, key, ttl, value)
+        self.notes.write(topic, {key: value}, ttl)
+
+    def remember_all(self, topic: str, records: Mapping[str, bytes], ttl: float) -> None:
+        """See `Broker.remember_all`."""
+        self.notes.write(topic, records, ttl, often=True)
+
+    def lead(self, name: str, holder: str, seconds: float) -> str:
+        """See `Broker.lead`.  Who leads as long as its connection lives is not told by name."""
+        return holder if self.leads.take(name) else ""
+
+    def step_down(self, name: str, holder: str) -> None:
+        """See `Broker.step_down`."""
+        self.leads.give_up(name)
 
     def recall(self, topic: str) -> dict[str, bytes]:
         """See `Broker.recall`."""
@@ -463,6 +477,7 @@ class AMQPBroker:
     def close(self) -> None:
         """See `Broker.close`."""
         self.notes.close()
+        self.leads.close()
         self.sure.close()
         self.plain.close()
 

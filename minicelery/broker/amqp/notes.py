@@ -19,7 +19,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from pika import spec
@@ -43,6 +43,8 @@ TAGS = ("notes-first", "notes-last")
 _KEPT = "31D"
 _BYTES = 20_000_000
 _SEGMENT = 1_000_000
+FOR_EVER, LARGEST = "archive.", 1_000_000_000
+"""What the topics begin with that are kept however old they are, and their bytes: see `archive`."""
 _PATIENCE = 5.0
 _ACKED_AT_ONCE = 250  # of the 1000 records that the server sends ahead
 QUIET = 0.05
@@ -113,7 +115,30 @@ def ensure_stream(link: Link, topic: str, end: float) -> None:
         "x-max-length-bytes": _BYTES,
         "x-stream-max-segment-size-bytes": _SEGMENT,
     }
+    if topic.startswith(FOR_EVER):
+        del arguments["x-max-age"]
+        arguments["x-max-length-bytes"] = LARGEST
     link.call(spec.Queue.Declare(queue=stream(topic), durable=True, arguments=arguments), end=end)
+
+
+def ensure_stream_once(link: Link, topic: str, end: float) -> None:
+    """The same, the first time that the topic is written on this link."""
+    name = ("queue", stream(topic))
+    if name not in link.declared:
+        ensure_stream(link, topic, end)
+        link.declared.add(name)
+
+
+def messages_of(topic: str, records: Mapping[str, bytes], ttl: float) -> list[Message]:
+    """The records as messages to the stream of `topic`."""
+    expires = time.time() + ttl
+    return [
+        Message(
+            key, "", value, {"key": key, "expires": expires}, stream(topic),
+            content_type="application/octet-stream",
+        )
+        for key, value in records.items()
+    ]  # fmt: skip
 
 
 def follow(link: Link, topic: Topic, end: float, patience: float = QUIET) -> None:
@@ -180,6 +205,8 @@ class Notes:
     def _reset(self) -> None:
         self._lock = threading.Lock()  # around the followers
         self._followers: dict[str, Follower] = {}
+        self._writing = threading.Lock()
+        self._writer: Link | None = None
 
     def make(self, topic: str) -> None:
         """Make the stream, once.  One that can't be made is warned of, and tried again now and then.
@@ -200,25 +227,23 @@ class Notes:
             return
         self._made.add(topic)
 
-    def write(self, topic: str, key: str, ttl: float, value: bytes) -> None:
-        """Add a record; makes the stream where there is none.
+    def write(self, topic: str, records: Mapping[str, bytes], ttl: float, *, often: bool = False) -> None:
+        """Add records; makes the stream where there is none.  Who writes `often` keeps a connection.
 
         Again where the server fails at it, as one does at which several make a stream at once: a
         record that is there twice is there.
         """
-        headers = {"key": key, "expires": time.time() + ttl}
-        message = Message(key, "", value, headers, stream(topic), content_type="application/octet-stream")
+        messages = messages_of(topic, records, ttl)
 
         def send(link: Link) -> None:
             end = time.monotonic() + _PATIENCE
-            ensure_stream(link, topic, end)
-            link.declared.add(("queue", message.queue))
-            self.broker.publish_on(link, [message], end)
+            ensure_stream_once(link, topic, end)
+            self.broker.publish_on(link, list(messages), end)
 
         last = time.monotonic() + _PATIENCE
         while True:
             try:
-                return self.once(send)
+                return self._on_kept(send) if often else self.once(send)
             except BrokerUnavailable:
                 pause = random.uniform(0.1, 0.3)
                 if time.monotonic() + pause > last:
@@ -227,6 +252,10 @@ class Notes:
 
     def read(self, topic: str) -> dict[str, bytes]:
         """The records that have not expired, read once."""
+        return self.scan(topic).present()
+
+    def scan(self, topic: str) -> Topic:
+        """The topic, read once."""
         found = Topic(topic)
 
         def look(link: Link) -> None:
@@ -235,7 +264,7 @@ class Notes:
                 follow(link, found, time.monotonic() + _PATIENCE, LONG_QUIET)
 
         self.once(look)
-        return found.present()
+        return found
 
     def exist(self, topic: str) -> bool:
         """Whether there is a stream of the topic.  Raises OperationalError where it is broken."""
@@ -251,10 +280,20 @@ class Notes:
     def news(self, topic: str) -> dict[str, bytes]:
         """The same as `read`, without reading anything twice."""
         with self._lock:
-            follower = self._followers.get(topic)
-            if follower is None:
-                follower = self._followers[topic] = Follower(self, topic)
-            return follower.present()
+            return self._follower(topic).present()
+
+    def reached(self, topic: str) -> int:
+        """The offset of the last record of a topic that is followed as by `news`."""
+        with self._lock:
+            follower = self._follower(topic)
+            follower.present()
+            return follower.reached
+
+    def _follower(self, topic: str) -> Follower:
+        follower = self._followers.get(topic)
+        if follower is None:
+            follower = self._followers[topic] = Follower(self, topic)
+        return follower
 
     def close(self) -> None:
         """Follow no topic any more."""
@@ -262,6 +301,10 @@ class Notes:
             for follower in self._followers.values():
                 follower.close()
             self._followers.clear()
+        with self._writing:
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def once(self, work: Callable[[Link], T]) -> T:
         """`work(link)` on a connection that is closed after it: a broken stream harms no other one."""
@@ -272,6 +315,25 @@ class Notes:
                 return work(link)
             finally:
                 link.close()
+
+    def _on_kept(self, work: Callable[[Link], T]) -> T:
+        """`work(link)` on a connection that is kept for the next time, if all goes well."""
+        with self._writing, self.in_words():
+            link, self._writer = self._writer, None
+            if link is None:
+                link = self.connect()
+                link.confirm()
+            try:
+                while link.readable(0):
+                    link.read()
+                if link.closed:
+                    raise link.closed.popitem()[1]
+                found = work(link)
+            except BaseException:
+                link.close()
+                raise
+            self._writer = link
+            return found
 
     def connect(self, heartbeat: int = 0) -> Link:
         """A new connection."""
@@ -317,6 +379,11 @@ class Follower:
                 self.close()
                 raise
         return self._topic.present()
+
+    @property
+    def reached(self) -> int:
+        """The offset of the last record that has come; -1 where none has."""
+        return self._topic.reached
 
     def _connect(self) -> None:
         topic = self._topic = Topic(self._topic.name)

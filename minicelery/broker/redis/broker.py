@@ -23,6 +23,7 @@ from minicelery.broker.redis.lookout import Lookout
 from minicelery.broker.redis.restore import RESTORE
 from minicelery.broker.url import ServerURL
 from minicelery.exceptions import BrokerUnavailable, ImproperlyConfigured, OperationalError
+from minicelery.limits import LEAD
 from minicelery.message import BODY_HEADER, DeadLetter, Message, new_ids
 
 log = logging.getLogger(__name__)
@@ -296,18 +297,29 @@ class RedisBroker:
 
     def remember(self, topic: str, key: str, ttl: float, value: bytes = b"") -> None:
         """See `Broker.remember`."""
+        self.remember_all(topic, {key: value}, ttl)
+
+    def remember_all(self, topic: str, records: Mapping[str, bytes], ttl: float) -> None:
+        """See `Broker.remember_all`."""
         name, now = self.topic_key(topic), time.time()
+        until = f"{now + ttl:.3f}"
+        keep = max(int(ttl) + 1, 86400)
         commands: list[tuple[Any, ...]] = [
             ("ZREMRANGEBYSCORE", name, "-inf", f"{now:.3f}"),
-            ("ZADD", name, f"{now + ttl:.3f}", key),
-            ("EXPIRE", name, max(int(ttl) + 1, 86400)),
+            ("ZADD", name, *(part for key in records for part in (until, key))),
+            ("EXPIRE", name, keep),
         ]
-        if value:
-            commands += [
-                ("HSET", f"{name}.values", key, value),
-                ("EXPIRE", f"{name}.values", max(int(ttl) + 1, 86400)),
-            ]
+        if values := [part for item in records.items() if item[1] for part in item]:
+            commands += [("HSET", f"{name}.values", *values), ("EXPIRE", f"{name}.values", keep)]
         self._ask_all(commands)
+
+    def lead(self, name: str, holder: str, seconds: float) -> str:
+        """See `Broker.lead`."""
+        return self.limits(parks=True).claim(LEAD + name, holder, seconds)
+
+    def step_down(self, name: str, holder: str) -> None:
+        """See `Broker.step_down`."""
+        self.limits(parks=True).free(holder, [LEAD + name])
 
     def recall(self, topic: str) -> dict[str, bytes]:
         """See `Broker.recall`."""
@@ -316,7 +328,7 @@ class RedisBroker:
             [("ZRANGEBYSCORE", name, f"{time.time():.3f}", "+inf"), ("HGETALL", f"{name}.values")]
         )
         kept = dict(zip(values[::2], values[1::2], strict=True))
-        return {key.decode(): kept.get(key, b"") for key in keys}
+        return {key.decode(errors="backslashreplace"): kept.get(key, b"") for key in keys}
 
     def topic_key(self, topic: str) -> str:
         """The key of the records of `topic`."""

@@ -18,7 +18,7 @@ A ticket is the turn, 17 characters, and the message's id.
 from __future__ import annotations
 
 from minicelery.broker.gates import CALLED, NEAR, OVERDUE, SILENCE, TOLERATED
-from minicelery.limits import ROOM
+from minicelery.limits import HELD, ONCE, ROOM
 
 KEPT = 3600
 """Seconds that a gate is remembered which nobody asks for, and whose times are past."""
@@ -244,6 +244,7 @@ local function gates(base, moment)
   function G.claim(name, holder, milliseconds, q)
     local found = held_by(name)
     if found and found ~= holder then return found end
+    if found and string.sub(name, 1, {len(ONCE)}) == '{ONCE}' then return '{HELD}' end
     redis.call('SET', base .. name, holder .. SEP .. (q or ''), 'PX', milliseconds)
     if q then
       local of = q .. '.unique'

@@ -18,6 +18,7 @@ from minicelery.broker.sqlite.limits import SQLiteGates, SQLiteLimits
 from minicelery.broker.sqlite.rows import delivery_of, raw, row_of, rows_of
 from minicelery.broker.url import ServerURL
 from minicelery.exceptions import BrokerUnavailable, MiniCeleryError
+from minicelery.limits import LEAD
 from minicelery.message import DeadLetter, Delivery, Message, Outcome, Record, Verdict
 
 log = logging.getLogger(__name__)
@@ -163,6 +164,18 @@ class SQLiteBroker:
         row = (topic, key, value, time.time() + ttl)
         statement = "REPLACE INTO topics (topic, key, value, expires) VALUES (?, ?, ?, ?)"
         self.file.write(lambda connection: connection.execute(statement, row))
+
+    def remember_all(self, topic: str, records: Mapping[str, bytes], ttl: float) -> None:
+        until = time.time() + ttl
+        rows = [(topic, key, value, until) for key, value in records.items()]
+        statement = "REPLACE INTO topics (topic, key, value, expires) VALUES (?, ?, ?, ?)"
+        self.file.write(lambda connection: connection.executemany(statement, rows))
+
+    def lead(self, name: str, holder: str, seconds: float) -> str:
+        return self.limits(parks=True).claim(LEAD + name, holder, seconds)
+
+    def step_down(self, name: str, holder: str) -> None:
+        self.limits(parks=True).free(holder, [LEAD + name])
 
     def recall(self, topic: str) -> dict[str, bytes]:
         statement = "SELECT key, value FROM topics WHERE topic = ? AND expires > ?"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from minicelery.broker.gates import Gate, Gates
 from minicelery.broker.sqlite.file import File
-from minicelery.limits import Ask, Wait
+from minicelery.limits import HELD, ONCE, Ask, Wait
 
 FAR = 1e18
 """When what waits in a line is due."""
@@ -96,8 +96,8 @@ class SQLiteGates(Gates):
         row = self._execute(
             "SELECT holder FROM uniques WHERE key = ? AND until > ?", (key, self._now)
         ).fetchone()
-        if row is not None and row[0] != holder:
-            other: str = row[0]
+        if row is not None and (row[0] != holder or key.startswith(ONCE)):
+            other: str = HELD if row[0] == holder else row[0]
             return other
         self._execute(
             "REPLACE INTO uniques (key, holder, until) VALUES (?, ?, ?)", (key, holder, self._now + seconds)

@@ -1,0 +1,165 @@
+"""Leads in RabbitMQ: of all who consume a queue with a single active consumer, that one leads.
+
+A token in that queue tells who it is: it comes to the active consumer, which keeps it
+unacknowledged.  When its connection ends, or is silent for too long, the server gives the
+token to the next one.  Nobody has to ask.  Everyone puts a token there when it comes, as the
+last one may have gone with a server that was restarted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pika import spec
+
+from minicelery.broker.amqp import codec
+from minicelery.broker.amqp.notes import ensure_stream_once, messages_of
+from minicelery.broker.amqp.server import LOST, Lost, Refused, passes
+from minicelery.exceptions import BrokerUnavailable, OperationalError
+from minicelery.message import Message
+
+if TYPE_CHECKING:
+    from minicelery.broker.amqp.link import Content, Link
+    from minicelery.broker.amqp.notes import Notes
+
+HEARTBEAT = 4
+"""Seconds: a server gives up a silent connection after twice that, and the lead with it."""
+FIRST_LOOK = 0.3
+"""Seconds that a token which is there takes to come."""
+_PATIENCE = 5.0
+_CHANNEL = 2
+_UNUSED = 7 * 86400 * 1000
+"""Milliseconds after which the server drops the queue of a lead that nobody wants any more."""
+
+
+class Leads:
+    """The leads of this process, or its places in their lines, each on a connection of its own.  Thread-safe."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes  # which connects, and says what went wrong
+        self._lock = threading.Lock()
+        self._places: dict[str, Place] = {}
+
+    def take(self, name: str) -> bool:
+        """Whether the lead is ours, now or still.  Must be asked every second, for the heartbeat's sake.
+
+        Raises BrokerUnavailable, or OperationalError.
+        """
+        with self._lock, self._notes.in_words():
+            place = self._places.get(name)
+            if place is not None and place.is_kept():
+                return place.leads
+            self._drop(name)
+            place = self._places[name] = Place(self._notes.connect(HEARTBEAT))
+            try:
+                return place.stand_in_line(name)
+            except BaseException:
+                self._drop(name)
+                raise
+
+    def publish(
+        self, name: str, left: list[Message], topic: str, records: Mapping[str, bytes], ttl: float,
+        deadline: float | None,
+    ) -> None:  # fmt: skip
+        """Publish as the leader, and note with it, in one breath, that this was done.
+
+        All goes by the connection that has the lead: who has lost that publishes nothing.  `left` is
+        emptied as the server confirms: after an error it has what may not be there.  Raises
+        BrokerUnavailable, after which somebody else may lead, or OperationalError.
+        """
+        end = time.monotonic() + (_PATIENCE if deadline is None else deadline)
+        broker = self._notes.broker
+        with self._lock:
+            place = self._places.get(name)
+            try:
+                if place is None or not place.is_kept() or not place.leads:
+                    raise Lost("another one leads")
+                link = place.link
+                ensure_stream_once(link, topic, end)
+                for message in left:  # what is refused here takes nothing with it
+                    broker.address(link, message, time.time(), end)
+                left += messages_of(topic, records, ttl)
+                broker.publish_on(link, left, end)
+            except (Refused, *LOST) as error:
+                text = broker.server.explain(error)
+                if passes(error) or (isinstance(error, Refused) and error.whole):
+                    self._drop(name)
+                    raise BrokerUnavailable(text) from error
+                assert place is not None
+                self._go_on(name, place)
+                raise OperationalError(text) from error
+            except BaseException:
+                self._drop(name)
+                raise
+
+    def _go_on(self, name: str, place: Place) -> None:
+        """Publish on, where the server has closed the channel for what was published last."""
+        try:
+            place.link.closed.pop(1, None)
+            place.link.open_channel(1, time.monotonic() + _PATIENCE)
+            place.link.confirm()
+        except (Refused, *LOST):
+            self._drop(name)
+
+    def give_up(self, name: str) -> None:
+        """Let another one lead."""
+        with self._lock:
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        place = self._places.pop(name, None)
+        if place is not None:
+            place.link.close()
+
+    def close(self) -> None:
+        """Give up all of them."""
+        for name in list(self._places):
+            self.give_up(name)
+
+
+class Place:
+    """A place in the line for one lead."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.leads = False
+        link.on_content = self._take_token
+        link.on_cancel = self._be_sent_away
+        self._sent_away = False
+
+    def stand_in_line(self, name: str) -> bool:
+        """Wait for the lead; whether it is ours at once."""
+        queue, end = f"minicelery.lead.{name}", time.monotonic() + _PATIENCE
+        link = self.link
+        link.confirm()
+        link.open_channel(_CHANNEL, end)
+        arguments = {"x-single-active-consumer": True, "x-expires": _UNUSED}
+        link.call(spec.Queue.Declare(queue=queue, durable=True, arguments=arguments), _CHANNEL, end)
+        link.send(codec.publish_frames(_CHANNEL, "", queue, {}, b"", link.frame_max, False))
+        link.call(spec.Basic.Consume(queue=queue, consumer_tag="lead"), _CHANNEL, end)
+        end = time.monotonic() + FIRST_LOOK
+        while not self.leads and (left := end - time.monotonic()) > 0:
+            link.pump(left)
+        return self.leads
+
+    def is_kept(self) -> bool:
+        """Whether the connection lives, as far as is known."""
+        try:
+            self.link.beat()
+            while self.link.readable(0):
+                self.link.read()
+        except (Refused, *LOST):
+            return False
+        return not self.link.closed and not self._sent_away
+
+    def _take_token(self, content: Content) -> None:
+        if self.leads:  # one is enough to be handed on
+            _, tag, _, _, _ = codec.decode_deliver(content.method)
+            self.link.send(codec.ack_frame(content.channel, tag, multiple=False))
+        self.leads = True
+
+    def _be_sent_away(self, _: str) -> None:
+        self._sent_away = True
