@@ -21,6 +21,7 @@ from minicelery.groups import GroupResult, ResultSet
 from minicelery.message import Message, Origin
 from minicelery.modules import calling_directory, django_packages, import_related
 from minicelery.options import check_arguments_shape, check_call
+from minicelery.periodic import Periodic
 from minicelery.registry import TaskRegistry, settle, share, task_from_class, task_from_function
 from minicelery.resending import retry_message
 from minicelery.result import AsyncResult, EagerResult
@@ -43,12 +44,12 @@ R = TypeVar("R")
 T = TypeVar("T", bound=PlainTask[..., Any])
 
 _LATER = frozenset(
-    "events amqp log loader clock steps user_options Worker Beat "
-    "chunks xmap xstarmap add_periodic_task config_from_cmdline select_queues".split()
+    "events amqp log loader clock steps user_options Worker "
+    "chunks xmap xstarmap config_from_cmdline select_queues".split()
 )
 
 
-class Celery(Servers):
+class Celery(Servers, Periodic):
     """An application: its settings, its tasks, and how they are sent.
 
     Opening one connects to nothing; the broker is reached when something is sent.
@@ -144,6 +145,7 @@ class Celery(Servers):
             settings.update(self._given)
             for defaults in self._defaults:
                 settings.add_defaults(defaults() if callable(defaults) else defaults)
+            settings.beat_schedule.update(self._periodic)
         self.on_after_configure.send(sender=self, source=settings)
 
     def config_from_object(

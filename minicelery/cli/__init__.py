@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "demo": "See tasks run: nothing to install or to configure.",
     "worker": "Run tasks.",
+    "beat": "Send periodic tasks when they are due.",
+    "schedule": "Show and change what beat sends.",
     "call": "Send a task, and wait for its result if asked to.",
     "result": "Show the result of a task.",
     "graph": "Draw a composition, or what has become of one.",
@@ -43,8 +45,8 @@ COMMANDS = {
 _ATTRIBUTES = {"list": "listing"}  # a module `list` here would hide the type from this one
 
 RESERVED = (
-    "amqp", "beat", "control", "dashboard", "dev", "doctor", "events", "flower", "health", "init", "inspect",
-    "logtool", "migrate", "multi", "queues", "retry", "schedule", "shell", "status",
+    "amqp", "control", "dashboard", "dev", "doctor", "events", "flower", "health", "init", "inspect",
+    "logtool", "migrate", "multi", "queues", "retry", "shell", "status",
     "tasks", "top", "upgrade",
 )  # fmt: skip
 """Commands of Celery's, and of later versions, that this version does not have."""

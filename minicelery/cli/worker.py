@@ -112,7 +112,7 @@ def _not_served(what: str, hint: str) -> ui.CommandError:
     return ui.CommandError(f"{what} is not part of this version", hint=hint, exit_code=ui.USAGE)
 
 
-def _refuse(hint: str) -> Any:
+def refuse(hint: str) -> Any:
     def callback(context: click.Context, parameter: click.Parameter, value: Any) -> None:
         if value:
             raise _not_served("/".join(parameter.opts), hint)
@@ -120,12 +120,12 @@ def _refuse(hint: str) -> Any:
     return callback
 
 
-def _ignored(*names: str, is_flag: bool = True) -> Callable[[F], F]:
+def ignored(*names: str, is_flag: bool = True) -> Callable[[F], F]:
     """An option of Celery's that asks for what needs no asking here."""
     return click.option(*names, is_flag=is_flag, hidden=True, expose_value=False)
 
 
-def _many(*names: str, help: str) -> Callable[[F], F]:
+def many(*names: str, help: str) -> Callable[[F], F]:
     return click.option(*names, multiple=True, metavar="LIST", callback=_names, help=help)
 
 
@@ -151,9 +151,9 @@ def _many(*names: str, help: str) -> Callable[[F], F]:
     help="Spread threads or coroutines over N children.",
 )
 @click.option("--pool-start-method", type=click.Choice(("fork", "spawn")), help="How children come to be.")
-@_many("-Q", "--queues", help="Queues to serve, comma-separated.")
-@_many("-X", "--exclude-queues", help="Queues not to serve.")
-@_many("-I", "--include", help="Further modules with tasks.")
+@many("-Q", "--queues", help="Queues to serve, comma-separated.")
+@many("-X", "--exclude-queues", help="Queues not to serve.")
+@many("-I", "--include", help="Further modules with tasks.")
 @click.option(
     "--max-tasks-per-child",
     type=click.IntRange(min=1),
@@ -186,18 +186,19 @@ def _many(*names: str, help: str) -> Callable[[F], F]:
 @click.option("-E", "--task-events", is_flag=True, hidden=True)
 @click.option("-S", "--statedb", hidden=True)
 @click.option(
-    "-B", "--beat", is_flag=True, hidden=True, expose_value=False,
-    callback=_refuse("send periodic tasks from cron with: minicelery call"),
+    "-B", "--beat", is_flag=True, help="Send periodic tasks too; of several workers and beats one does."
 )  # fmt: skip
+@click.option("-s", "--schedule", hidden=True)
+@click.option("--scheduler", hidden=True)
 @click.option(
     "-D", "--detach", is_flag=True, hidden=True, expose_value=False,
-    callback=_refuse("let a service manager run it, or start it with: nohup … &"),
+    callback=refuse("let a service manager run it, or start it with: nohup … &"),
 )  # fmt: skip
-@_ignored("--without-gossip")
-@_ignored("--without-mingle")
-@_ignored("--without-heartbeat")
-@_ignored("--heartbeat-interval", is_flag=False)
-@_ignored("-O", "optimization", is_flag=False)
+@ignored("--without-gossip")
+@ignored("--without-mingle")
+@ignored("--without-heartbeat")
+@ignored("--heartbeat-interval", is_flag=False)
+@ignored("-O", "optimization", is_flag=False)
 @click.pass_obj
 def worker(
     session: Session,
@@ -207,6 +208,7 @@ def worker(
     pidfile: str | None,
     statedb: str | None,
     task_events: bool,
+    schedule: str | None,
     **options: Any,
 ) -> int:
     """Run the app's tasks until stopped.
@@ -225,6 +227,8 @@ def worker(
         ui.warning("-E: task events are not part of this version; none will be sent")
     if statedb is not None:
         session.note("--statedb is not needed: revoked tasks are remembered in the broker")
+    if schedule is not None:
+        session.note("--schedule is not needed: the last runs are remembered in the broker")
     app = session.app()
     include_modules(app, include or ())
     from minicelery.worker import Worker

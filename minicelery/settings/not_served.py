@@ -9,7 +9,7 @@ from minicelery.settings import kinds
 from minicelery.settings.kinds import Setting, optional
 
 LATER = "it comes with a later version"
-BEAT = "beat comes with a later version"
+IN_BROKER = "beat keeps its last runs in the broker"
 EVENTS = "task events come with a later version"
 CONTROL = "remote control comes with a later version"
 SQL = "results in an SQL database come with a later version"
@@ -17,14 +17,12 @@ IN_URL = "say it in broker_url: scheme://user:password@host:port/vhost"
 NO_EXCHANGE = "results go to the store of result_backend, not to an exchange"
 
 _BEAT = (
-    Setting("beat_schedule", {}, kinds.MAPPING, "", "what to send when", BEAT),
-    Setting("beat_scheduler", "celery.beat:PersistentScheduler", kinds.TEXT, "", "its class", BEAT),
-    Setting("beat_schedule_filename", "celerybeat-schedule", kinds.PATH, "", "file of last runs", BEAT),
-    Setting("beat_max_loop_interval", 0, kinds.SECONDS, "s", "longest sleep; 0: 300", BEAT),
-    Setting("beat_sync_every", 0, kinds.COUNT, "tasks", "between two writes of that file", BEAT),
-    Setting("beat_cron_starting_deadline", None, optional(kinds.SECONDS), "s", "skip older misses", BEAT),
-    Setting("beat_enable_remote_control", False, kinds.BOOLEAN, "", "answer ping", BEAT),
-    Setting("beat_remote_control_max_tick_age", None, optional(kinds.SECONDS), "s", "then stay silent", BEAT),
+    Setting("beat_schedule_filename", "celerybeat-schedule", kinds.PATH, "", "file of last runs", IN_BROKER),
+    Setting("beat_sync_every", 0, kinds.COUNT, "tasks", "between two writes of that file", IN_BROKER),
+    Setting("beat_enable_remote_control", False, kinds.BOOLEAN, "", "answer ping", CONTROL),
+    Setting(
+        "beat_remote_control_max_tick_age", None, optional(kinds.SECONDS), "s", "then stay silent", CONTROL
+    ),
 )
 
 _EVENT = (

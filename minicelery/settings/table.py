@@ -227,6 +227,19 @@ _REDIS = (
     Setting("redis_backend_credential_provider", None, kinds.ANYTHING, "", "asked for passwords", LATER),
 )  # fmt: skip
 
+_BEAT = (
+    Setting("beat_schedule", {}, kinds.MAPPING, "", "what to send when"),
+    Setting("beat_scheduler", "celery.beat:PersistentScheduler", kinds.TEXT, "", "the class that says so"),
+    Setting("beat_max_loop_interval", 0, kinds.SECONDS, "s", "longest sleep; 0: as long as may be"),
+    Setting(
+        "beat_cron_starting_deadline",
+        None,
+        optional(kinds.seconds(above=0)),
+        "s",
+        "skip runs of crontabs missed longer ago",
+    ),
+)
+
 OWN = (
     Setting(
         "result_chord_deadline", None, optional(kinds.DURATION), "s",
@@ -269,7 +282,7 @@ _SECURITY = (
 
 TABLE: dict[str, Setting] = {
     row.name: row
-    for rows in (_GENERAL, _TASK, _WORKER, _BROKER, _RESULT, _REDIS, _SECURITY, NOT_SERVED, OWN)
+    for rows in (_GENERAL, _TASK, _WORKER, _BROKER, _RESULT, _REDIS, _BEAT, _SECURITY, NOT_SERVED, OWN)
     for row in rows
 }
 """Every setting by its name."""

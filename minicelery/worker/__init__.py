@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from minicelery import signals
 from minicelery._state import request_var
+from minicelery.beat import Beat
+from minicelery.beat.scheduler import open_scheduler
+from minicelery.beat.watch import BeatWatch
 from minicelery.broker import Backend, open_limits
 from minicelery.broker.url import mask_url
 from minicelery.exceptions import ImproperlyConfigured
@@ -73,6 +76,8 @@ class Worker:
         pool_start_method: str | None = None,
         autoscale: Sequence[int] | None = None,
         purge: bool = False,
+        beat: bool = False,
+        scheduler: str | None = None,
         quiet: bool = False,
         origin: Origin | None = None,
     ) -> None:
@@ -84,7 +89,7 @@ class Worker:
             "max_tasks_per_child": max_tasks_per_child, "max_memory_per_child": max_memory_per_child,
             "prefetch_multiplier": prefetch_multiplier, "time_limit": time_limit,
             "soft_time_limit": soft_time_limit, "processes": processes, "pool_start_method": pool_start_method,
-            "autoscale": autoscale,
+            "autoscale": autoscale, "beat": beat, "scheduler": scheduler,
         }  # fmt: skip
         self._origin = origin
         conf = app.conf
@@ -128,6 +133,8 @@ class Worker:
                 f"soft_time_limit={self.soft_time_limit:g} must not be greater than time_limit={self.time_limit:g}"
             )
         self.purge = purge
+        self.beat = beat
+        self.scheduler = scheduler
         self.quiet = quiet
         self._executor: Executor | None = None
 
@@ -157,6 +164,8 @@ class Worker:
         app.conf.check()
         check_content(app.conf)
         self._refuse_limits()
+        if self.beat:
+            open_scheduler(app, self.scheduler)  # so that it is refused here, not in the agent
         signals.worker_init.send(sender=self)
         self._set_up_logging()
         if signals.celeryd_after_setup.receivers:
@@ -291,7 +300,7 @@ class Worker:
             with contextlib.suppress(OSError):
                 os.write(reports, line.encode() + b"\n")
 
-        return self._make_agent(orders, board, report).run()
+        return self._with_beat(self._make_agent(orders, board, report)).run()
 
     def _make_agent(self, orders: int, board: Board, report: Callable[[str], None]) -> Agent:
         assert self._executor is not None
@@ -307,6 +316,14 @@ class Worker:
             self.app.conf.worker_lease,
             tell_depth=self.scale is not None,
         )
+
+    def _with_beat(self, agent: Agent) -> Agent:
+        """Have the agent send periodic tasks too, or wonder who does."""
+        if self.beat:
+            agent.beat = Beat(self.app, scheduler=self.scheduler, embedded=True)
+        elif self.app.periodic_entries():
+            agent.beat_watch = BeatWatch(self.app)
+        return agent
 
     def _backend(self) -> Backend | None:
         backend = self.app.backend
@@ -348,7 +365,7 @@ class Worker:
         name = f"{self.hostname}/{new_id()}"
         slot.open(os.getpid(), name)
         agent = threading.Thread(
-            target=self._make_agent(agent_orders, board, report).run,
+            target=self._with_beat(self._make_agent(agent_orders, board, report)).run,
             name="minicelery-agent",
             daemon=True,
         )

@@ -13,12 +13,15 @@ import os
 import random
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from minicelery import signals
+from minicelery.beat import Beat
+from minicelery.beat.watch import BeatWatch
 from minicelery.broker import LEASE, Backend, Broker, Consumer
 from minicelery.broker.chords import groups_of
 from minicelery.exceptions import BackendError, BrokerUnavailable, MiniCeleryError, OperationalError
@@ -77,6 +80,8 @@ class Agent:
         self.orders = orders
         self.report = report  # a line to the parent
         self.tell_depth = tell_depth
+        self.beat: Beat | None = None
+        self.beat_watch: BeatWatch | None = None
         self.lost: dict[int, str] = {}  # slots of dead children, and how they died
         self.estates: list[Estate] = []
         self.every = min(TEND, lease / 4)
@@ -98,6 +103,7 @@ class Agent:
 
     def run(self) -> int:
         """Until ordered to stop, or the parent is gone."""
+        beating = self._start_beat()
         while True:
             now = time.monotonic()
             done = not self.lost and not self.estates and not self._told
@@ -117,8 +123,19 @@ class Agent:
             self._wait()
         if self.lookout is not None:
             self.lookout.close()
+        if self.beat is not None and beating is not None:
+            self.beat.stop()
+            beating.join(PATIENCE)
         self.broker.close()
         return 0
+
+    def _start_beat(self) -> threading.Thread | None:
+        """Send periodic tasks in a thread: settling what a dead child held must not wait for it."""
+        if self.beat is None:
+            return None
+        thread = threading.Thread(target=self.beat.run, name="minicelery-beat", daemon=True)
+        thread.start()
+        return thread
 
     def _work(self, now: float) -> None:
         for index in list(self.lost):
@@ -144,6 +161,8 @@ class Agent:
                 self._beaten = now
                 signals.heartbeat_sent.send(sender=self)
             self._send_owed()
+            if self.beat_watch is not None:
+                self.beat_watch.look(now)
 
     def _send_owed(self) -> None:
         """Send bodies of chords that nobody else sends: see `broker.chords`."""

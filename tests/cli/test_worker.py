@@ -42,7 +42,7 @@ def test_options_reach_the_worker_and_its_exit_code_comes_back(
     words = (
         "worker -A tasks -n w1@%h -l info -f w.log -c 3 -P prefork -Q a,b -Q c -X d --purge "
         "--max-tasks-per-child 5 --max-memory-per-child 90000 --prefetch-multiplier 0 "
-        "--time-limit 2.5 --soft-time-limit=1 --autoscale 2,4 --processes 3 --pool-start-method spawn -q"
+        "--time-limit 2.5 --soft-time-limit=1 --autoscale 2,4 --processes 3 --pool-start-method spawn -q -B --scheduler m:Class"
     )
     ran = run(*words.split())
     assert (ran.code, ran.err) == (7, "")
@@ -53,6 +53,7 @@ def test_options_reach_the_worker_and_its_exit_code_comes_back(
         "queues": ["a", "b", "c"], "exclude_queues": ["d"], "max_tasks_per_child": 5,
         "max_memory_per_child": 90000, "prefetch_multiplier": 0, "time_limit": 2.5, "soft_time_limit": 1.0,
         "autoscale": (4, 2), "processes": 3, "pool_start_method": "spawn", "purge": True, "quiet": True,
+        "beat": True, "scheduler": "m:Class",
     }  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def test_what_is_not_given_is_left_to_the_settings(project: Project, run: Run, a
     project.write_tasks()
     assert run("worker", "-A", "tasks").code == 7
     assert {name for name, value in asked.items() if value is not None} == {
-        "app", "origin", "purge", "quiet"
+        "app", "beat", "origin", "purge", "quiet"
     }  # fmt: skip
 
 
@@ -89,7 +90,6 @@ def test_included_modules_join_those_of_the_settings(
         ("-P prefrok", "no pool named 'prefrok'"),
         ("-P gevent", "-P gevent is not part of this version"),
         ("-l loud", "'loud' is not one of DEBUG, INFO"),
-        ("-B", "-B/--beat is not part of this version"),
         ("--autoscale many", "is not MAX,MIN"),
         ("-D", "-D/--detach is not part of this version"),
         ("--time-limit 1 --soft-time-limit 2", "--soft-time-limit 2 is longer than --time-limit 1"),

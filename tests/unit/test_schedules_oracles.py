@@ -192,7 +192,7 @@ def test_is_due_answers_as_celery_does(pairs: list[tuple[str, datetime]]) -> Non
 
 
 @pytest.mark.filterwarnings("ignore::minicelery.settings.UnservedSetting")
-@pytest.mark.parametrize("deadline", [0, 30, 60, 3600, 90_000])
+@pytest.mark.parametrize("deadline", [30, 60, 3600, 90_000])
 def test_the_starting_deadline_skips_the_runs_that_celery_skips(deadline: int) -> None:
     rng = random.Random(deadline)
     theirs_app = celery.Celery(set_as_current=False, beat_cron_starting_deadline=deadline)
