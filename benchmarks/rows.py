@@ -36,8 +36,9 @@ SESSIONS: dict[str, Callable[[Turn, Sizes], Values]] = {
     "cpu": sessions.cpu,
     "naps": sessions.naps,
     "canvas": sessions.canvas,
+    "beat": sessions.beat,
 }
-MOST_ROUNDS = {"redis": {"delayed": 2, "naps": 2, "canvas": 2}, "rabbitmq": {"delayed": 1}}
+MOST_ROUNDS = {"redis": {"delayed": 2, "naps": 2, "canvas": 2, "beat": 2}, "rabbitmq": {"delayed": 1}}
 """Sessions of which one turn takes many seconds and varies little."""
 
 
@@ -58,6 +59,9 @@ def _redis_rows(sizes: Sizes) -> tuple[Row, ...]:
         Row("group", "canvas", f"group of {sizes.parts:,}: sent", "s"),
         Row("chord", "canvas", f"chord of {sizes.parts:,}: sent, run, body called", "s"),
         Row("chord-gap", "canvas", f"chord of {sizes.parts:,}: body begins after the last part", "ms"),
+        Row("beat-idle", "beat", f"beat with {sizes.entries:,} entries, none due: CPU of a core", "%"),
+        Row("beat-memory", "beat", f"beat with {sizes.entries:,} entries: memory (PSS)", "MiB"),
+        _rate("beat-rate", "beat", f"beat with {sizes.entries:,} entries, each due every second: runs sent"),
     )
 
 

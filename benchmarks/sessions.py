@@ -28,9 +28,10 @@ class Sizes:
     due_tasks: int = 500
     spins: int = 1_000
     parts: int = 10_000
+    entries: int = 10_000
 
 
-QUICK = Sizes(0.4, 0.4, 200, 2.0, 4_000, 200, 400, 1_000)
+QUICK = Sizes(0.4, 0.4, 200, 2.0, 4_000, 200, 400, 1_000, 2_000)
 
 
 def enqueue(turn: Turn, sizes: Sizes) -> Values:
@@ -126,6 +127,22 @@ def canvas(turn: Turn, sizes: Sizes) -> Values:
         values |= {name: float(value) for name, value in driver.ask("chord", count=sizes.parts).items()}
         worker.check_alive()
     return values
+
+
+def beat(turn: Turn, sizes: Sizes) -> Values:
+    """What many entries cost while none is due, and how many runs a second are sent where all are."""
+    with turn.beat(sizes.entries, every=86_400.0) as tree:
+        idle = _settled_cpu(tree)
+        values = {"beat-memory": tree.pss_bytes() / 2**20, "beat-idle": idle}
+        tree.check_alive()
+    turn.servers.clear()
+    with turn.beat(sizes.entries, every=1.0) as tree:
+        start = turn.wait(lambda: turn.unsettled() > 0, tree, "first run")
+        first = turn.unsettled()
+        time.sleep(sizes.idle_seconds)
+        sent, end = turn.unsettled() - first, time.perf_counter()
+        tree.check_alive()
+    return values | {"beat-rate": sent / (end - start)}
 
 
 def naps(turn: Turn, sizes: Sizes) -> Values:

@@ -12,10 +12,11 @@ import select
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.peers import Peer
@@ -99,6 +100,15 @@ class Turn:
             yield tree
 
     @contextmanager
+    def beat(self, entries: int, *, every: float) -> Iterator[Tree]:
+        """The peer's scheduler of periodic tasks, with so many entries, each due every so many seconds."""
+        program, *arguments = self.peer.beat.split()
+        command = [str(self.bin_folder / program), *arguments]
+        more = {"BENCH_ENTRIES": str(entries), "BENCH_EVERY": str(every), "BENCH_FOLDER": str(self.folder)}
+        with self._tree(command, NONE, False, None, pipes=False, more=more) as tree:
+            yield tree
+
+    @contextmanager
     def driver(
         self, *, results: str = REDIS, prompt: bool = False, confirm: bool | None = None
     ) -> Iterator[Driver]:
@@ -127,8 +137,9 @@ class Turn:
 
     @contextmanager
     def _tree(
-        self, command: list[str], results: str, prompt: bool, confirm: bool | None, *, pipes: bool
-    ) -> Iterator[Tree]:
+        self, command: list[str], results: str, prompt: bool, confirm: bool | None, *, pipes: bool,
+        more: Mapping[str, str] = MappingProxyType({}),
+    ) -> Iterator[Tree]:  # fmt: skip
         cwd = HERE / "peers" / self.peer.home
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         env = kept | self.peer.env
@@ -142,6 +153,7 @@ class Turn:
             "BENCH_PROMPT": str(int(prompt)),
             "BENCH_CONFIRM": "" if confirm is None else str(int(confirm)),
         }
+        env |= more
         tree = Tree(command, cwd=cwd, env=env, log=self.log, pipes=pipes)
         try:
             yield tree

@@ -14,6 +14,10 @@ CONFIRM = {"": None, "0": False, "1": True}[os.environ["BENCH_CONFIRM"]]
 """Whether RabbitMQ confirms what is sent before the call returns; None: as the library does by default."""
 PROMPT = os.environ["BENCH_PROMPT"] == "1"
 """Whether this session waits for single results, so a peer may take its quickest way to tell."""
+ENTRIES, EVERY = int(os.environ.get("BENCH_ENTRIES", "0")), float(os.environ.get("BENCH_EVERY", "0"))
+"""How many entries a beat has, and every how many seconds each is due."""
+FOLDER = os.environ.get("BENCH_FOLDER", "")
+"""Where it may keep files."""
 
 
 class Client:

@@ -38,6 +38,7 @@ class Peer:
     stored: Callable[[Ask], int]  # results in Redis
     sessions: frozenset[str]
     folder: str = ""
+    beat: str = ""  # command line of what sends periodic tasks
     env: dict[str, str] = field(default_factory=dict)
 
     @property

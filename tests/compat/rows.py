@@ -782,7 +782,7 @@ ROWS: list[Row] = [
             "with all options of the command; Celery sends it only where the app has options of its own",
         ),
         *[
-            later(name, f"test_signals_of_beat_can_be_connected_already[{name}]", "with beat, in a later version")
+            served(name, f"test_beat_tells_that_it_begins[{name}]")
             for name in ("beat_init", "beat_embedded_init")
         ],
         *[
@@ -807,5 +807,46 @@ ROWS: list[Row] = [
         served("connect(retry=)", "test_retry_calls_a_failing_receiver_again"),
         served("a receiver that fails", "test_a_failing_receiver_is_logged_and_changes_nothing"),
         better("nobody listens", "test_an_unused_signal_is_not_even_sent", "costs one look at a tuple"),
+    ),
+    *_section(
+        "Periodic tasks",
+        *_all("test_a_field_of_an_entry_is_in_what_is_sent", "task", "args", "kwargs", "options"),
+        *_all(
+            "test_an_entry_runs_by_its_schedule",
+            "schedule (seconds)", "schedule (timedelta)", "schedule", "crontab", "crontab.from_string",
+        ),
+        served("solar", "test_an_entry_runs_by_the_sun", "with `minicelery[solar]`"),
+        served("relative", "test_a_relative_entry_runs_at_round_times"),
+        served("BeatLazyFunc", "test_a_lazy_argument_is_computed_at_each_run"),
+        served("the first run of an entry", "test_a_first_run_is_never_missed"),
+        *[
+            served(f"add_periodic_task: {case}", f"test_add_periodic_task_takes[{case}]")
+            for case in ("a signature", "a task with args and kwargs", "options")
+        ],
+        served("add_periodic_task without name=", "test_an_entry_without_a_name_has_its_signatures_text"),
+        *[
+            served(f"add_periodic_task in app.{case}", f"test_entries_are_added_when_the_app_is[{case}]")
+            for case in ("on_after_configure", "on_after_finalize")
+        ],
+        better(
+            "beat_cron_starting_deadline", "test_the_starting_deadline_skips_what_was_missed_for_longer",
+            "0, with which Celery sends nothing, is refused",
+        ),
+        served("beat_max_loop_interval", "test_the_longest_sleep_is_kept"),
+        served("last_run_at, total_run_count", "test_last_runs_are_in_utc_and_aware"),
+        better(
+            "beat -s, --schedule", "test_an_option_of_the_command_is_known[--schedule]",
+            "not needed: last runs are in the broker",
+        ),
+        better(
+            "beat -S, --scheduler", "test_an_option_of_the_command_is_known[--scheduler]",
+            "a `minicelery.beat.Scheduler`: two methods",
+        ),
+        served("beat --max-interval", "test_an_option_of_the_command_is_known[--max-interval]"),
+        refused(
+            "beat --detach", "test_an_option_of_the_command_is_known[--detach]",
+            "a service manager does it better",
+        ),
+        served("worker -B, --beat", "test_an_option_of_the_command_is_known[--beat of a worker]"),
     ),
 ]  # fmt: skip

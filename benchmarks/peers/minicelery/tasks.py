@@ -17,6 +17,10 @@ tasks = {
     function.__name__: app.task(function, name=function.__name__, ignore_result=not client.RESULTS_URL)
     for function in (work.noop, work.spin, work.nap, work.late, work.moment, work.since_last)
 }
+if client.ENTRIES:
+    app.conf.beat_schedule = {
+        f"entry {number}": {"task": "noop", "schedule": client.EVERY} for number in range(client.ENTRIES)
+    }
 
 
 class Client(client.Client):
