@@ -187,7 +187,7 @@ def _timing(app: Celery, label: str, given: Mapping[str, Any]) -> Any:
     try:
         found = maybe_schedule(timing, bool(given.get("relative", False)), app=app)
     except Exception as error:
-        raise bad(label, f"schedule={timing!r:.80}: {error}", wanted) from error
+        raise BadEntry(f"{label}: schedule={timing!r:.80}: {error}") from error
     if found is None:
         raise bad(label, "schedule=None", wanted)
     return found
