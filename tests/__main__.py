@@ -1,7 +1,7 @@
 """The whole suite in three processes side by side: ``python -m tests``.
 
-Most of the time of tests/worker is spent waiting for workers: two share its files, and the others
-run meanwhile.
+Most of the time of tests with real workers and beats is spent waiting for them: two processes share
+their files, and the others run meanwhile.
 Arguments are pytest's; with any, one process runs what they ask for.
 """
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 
-APART = "tests/worker"
+APART = ["tests/worker", "tests/beat/test_programs.py"]
 SHARED = ["-n", "2", "--dist", "loadfile"]
 
 
@@ -21,16 +21,16 @@ def main(arguments: list[str]) -> int:
     if arguments:
         return subprocess.call([*pytest, *arguments])
     with tempfile.TemporaryFile() as output:
-        beside = subprocess.Popen([*pytest, *SHARED, APART], stdout=output, stderr=subprocess.STDOUT)
+        beside = subprocess.Popen([*pytest, *SHARED, *APART], stdout=output, stderr=subprocess.STDOUT)
         try:
-            code = subprocess.call([*pytest, f"--ignore={APART}"])
+            code = subprocess.call([*pytest, *(f"--ignore={path}" for path in APART)])
             code = beside.wait() or code
         finally:
             if beside.poll() is None:
                 beside.terminate()
                 beside.wait()
         output.seek(0)
-        print(f"\n== {APART}, meanwhile", flush=True)
+        print(f"\n== {' '.join(APART)}, meanwhile", flush=True)
         sys.stdout.buffer.write(output.read())
         sys.stdout.flush()
     return code

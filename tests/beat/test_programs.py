@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ def tick():
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Start]:
-    """Starts the command line in a project of the test's own; what it has started ends with the test."""
+@contextlib.contextmanager
+def programs(tmp_path: Path) -> Iterator[Start]:
+    """Starts the command line in a project; what was started ends with the block."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*argv: str) -> subprocess.Popen[str]:
@@ -54,12 +55,21 @@ def run(tmp_path: Path) -> Iterator[Start]:
         started.append(process)
         return process
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.terminate()
-    for process in started:
-        process.wait(15)
+    try:
+        yield start
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.terminate()
+        for process in started:
+            process.wait(15)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Start]:
+    """Starts the command line in a project of the test's own; what it has started ends with the test."""
+    with programs(tmp_path) as start:
+        yield start
 
 
 def write_shop(folder: Path, url: str) -> Celery:
@@ -150,8 +160,17 @@ def test_another_beat_takes_over_within_ten_seconds_and_doubles_nothing(shop: Ce
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_beats_killed_for_two_minutes_double_nothing(shop: Celery, run: Start) -> None:
-    tick_on(shop, run, rounds=12, pause=5)
+def test_beats_killed_for_two_minutes_double_nothing(
+    sqlite_url: str, redis_url: str, rabbit_url: str, tmp_path: Path
+) -> None:
+    def live(url: str) -> None:
+        folder = tmp_path / url.partition(":")[0]
+        folder.mkdir()
+        with write_shop(folder, url) as app, programs(folder) as start:
+            tick_on(app, start, rounds=12, pause=5)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(live, (sqlite_url, redis_url, rabbit_url)))
 
 
 def test_a_worker_with_beat_sends_and_runs(shop: Celery, run: Start, tmp_path: Path) -> None:
