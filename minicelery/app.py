@@ -146,7 +146,7 @@ class Celery(Servers, Periodic):
             for defaults in self._defaults:
                 settings.add_defaults(defaults() if callable(defaults) else defaults)
             settings.beat_schedule.update(self._periodic)
-        self.on_after_configure.send(sender=self, source=settings)
+        self._tell_configured()
 
     def config_from_object(
         self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
@@ -266,6 +266,7 @@ class Celery(Servers, Periodic):
                 self.finalized = False  # so that whoever asks next is told too
                 raise
             self._unsettled.clear()
+        self._tell_configured()
         self.on_after_finalize.send(sender=self)
 
     def _settle(self, task: PlainTask[..., Any]) -> None:

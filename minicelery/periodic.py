@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from minicelery.beat.stored import StoredSchedule
     from minicelery.settings import Settings
+    from minicelery.signals import Signal
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ class Periodic:
     """The part of `Celery` that knows its periodic tasks."""
 
     conf: Any
+    on_after_configure: Signal
     _settings: Settings | None
 
     def add_periodic_task(
@@ -58,8 +60,14 @@ class Periodic:
 
     def periodic_entries(self) -> dict[str, Any]:
         """Every entry by its name, as it was written: those of `beat_schedule`, and those added."""
-        configured = self.conf.beat_schedule  # first: receivers of on_after_configure add entries
+        configured = self.conf.beat_schedule
+        self._tell_configured()  # who adds entries
         return {**self._periodic, **configured}
+
+    def _tell_configured(self) -> None:
+        """Tell who listens, once each: also those who began to after something had used the settings."""
+        if self._settings is not None and self.on_after_configure.receivers:
+            self.on_after_configure.send_once(sender=self, source=self._settings)
 
     @property
     def Beat(self) -> Any:  # noqa: N802 - Celery's name

@@ -62,7 +62,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
@@ -125,6 +125,7 @@ class Signal:
         self.providing_args = frozenset(providing_args)
         # Replaced, never changed: `send` walks it without a lock.
         self.receivers: Sequence[_Listener] = ()
+        self._told: set[_Listener] = set()  # by `send_once`
         # Re-entrant, as a receiver can be collected, hence dropped, while it is held.
         self._lock = threading.RLock()
 
@@ -198,8 +199,20 @@ class Signal:
         An exception is logged and is that receiver's response; only what is no `Exception`,
         as `SystemExit`, comes through.
         """
+        return self._tell(self.receivers, sender, named)
+
+    def send_once(self, sender: Any = None, **named: Any) -> list[tuple[Receiver, Any]]:
+        """The same, to those who have not been told by it before."""
+        with self._lock:
+            fresh = [one for one in self.receivers if one not in self._told]
+            self._told.update(fresh)
+        return self._tell(fresh, sender, named)
+
+    def _tell(
+        self, listeners: Iterable[_Listener], sender: Any, named: Mapping[str, Any]
+    ) -> list[tuple[Receiver, Any]]:
         responses: list[tuple[Receiver, Any]] = []
-        for listener in self.receivers:
+        for listener in listeners:
             receiver = listener.reference()
             if receiver is None or not listener.hears(sender):
                 continue

@@ -196,6 +196,8 @@ def _timing(app: Celery, label: str, given: Mapping[str, Any]) -> Any:
 def _check_call(app: Celery, label: str, task: str, args: Any, kwargs: Any, options: Any) -> None:
     if not isinstance(options, Mapping):
         raise bad(label, f"options={options!r:.80}", "a mapping, such as {'queue': 'slow', 'expires': 60}")
+    if options.get("queue") == "":
+        raise bad(label, "options: queue=''", "the name of a queue")
     try:
         check_arguments_shape(task, args, kwargs)
         check_call(task, options, app.conf)

@@ -19,9 +19,6 @@ SECONDS = 6.0
 """A silent leader leads so long; then another takes over."""
 RENEW = 1.0
 """Seconds between two signs of life, and between two looks of who stands by."""
-PRESENCE, PRESENT = 20.0, 50.0
-"""Seconds between two notes that a beat leads, and how long each counts: for workers that wonder."""
-TOPIC = "beats"
 
 
 def lead_of(app: Celery) -> str:
@@ -39,7 +36,6 @@ class Lease:
         self.ask_at = 0.0
         self._broker = broker
         self._until = 0.0
-        self._present_at = 0.0
         self._said = False
 
     def ask(self, steady: float) -> bool:
@@ -65,12 +61,6 @@ class Lease:
     def holds(self, steady: float) -> bool:
         """Whether the lead is ours at this moment."""
         return self.leads and steady < self._until
-
-    def show(self, steady: float) -> None:
-        """Note for the workers that a beat is there, now and then."""
-        if steady >= self._present_at:
-            self._broker.remember(TOPIC, self.lead, PRESENT, self.holder.encode())
-            self._present_at = steady + PRESENCE
 
     def give_up(self) -> None:
         """Let another one lead."""

@@ -129,12 +129,12 @@ class Beat:
 
     def close(self) -> None:
         """Write what is unwritten, and let another one lead."""
-        try:
-            if self._holds() and self._is_ready:
-                self._ledger.flush()
-            self.lease.give_up()
-        except OperationalError as error:
-            log.warning("beat: could not say goodbye, another one leads in a few seconds: %s", error)
+        for last in (self._ledger.flush if self._holds() and self._is_ready else None, self.lease.give_up):
+            try:
+                if last is not None:
+                    last()
+            except OperationalError as error:
+                log.warning("beat: could not say goodbye, another one leads in a few seconds: %s", error)
 
     def turn(self) -> float:
         """Send what is due, if we lead; the seconds until the next turn."""
@@ -406,7 +406,7 @@ class Beat:
         self._ledger.note([entry])
 
     def _write(self) -> None:
-        """Write how far the entries have come, and that a beat is there.  Raises BrokerUnavailable."""
+        """Write how far the entries have come.  Raises BrokerUnavailable."""
         steady = self._clock.steady()
         if self._ledger.is_old(steady):
             self._ledger.note_all(self.entries.values(), steady)
@@ -414,7 +414,6 @@ class Beat:
             return
         self._flush_at = steady + FLUSH
         try:
-            self.lease.show(steady)
             self._ledger.flush()
         except BrokerUnavailable:
             raise

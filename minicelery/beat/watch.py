@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from minicelery.beat.lease import TOPIC, lead_of
+from minicelery.beat.lease import lead_of
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -33,7 +33,7 @@ class BeatWatch:
         if self._said or now < self._look_at:
             return
         self._look_at = now + EVERY
-        if self._seen_at is None or self._lead in self._app.broker.recall(TOPIC):
+        if self._seen_at is None or self._app.broker.leader(self._lead):
             self._seen_at = now
         elif now - self._seen_at >= self._patience:
             self._said = True

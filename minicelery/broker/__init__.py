@@ -147,6 +147,9 @@ class Broker(Protocol):
         Called again it keeps the lead.  Another is named as far as the server can tell.
         """
 
+    def leader(self, name: str) -> str:
+        """Who leads `name` now, as far as the server can tell; empty where nobody does."""
+
     def step_down(self, name: str, holder: str) -> None:
         """Give the lead up, if `holder` has it."""
 

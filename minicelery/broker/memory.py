@@ -235,6 +235,11 @@ class MemoryBroker:
         with self._store.changed:
             return self._store.claim(LEAD + name, holder, seconds)
 
+    def leader(self, name: str) -> str:
+        with self._store.changed:
+            holder, until = self._store.uniques.get(LEAD + name, ("", 0.0))
+            return holder if until > time.time() else ""
+
     def step_down(self, name: str, holder: str) -> None:
         with self._store.changed:
             self._store.gates.forget(LEAD + name, holder)

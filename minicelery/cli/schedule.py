@@ -343,7 +343,7 @@ def _when(moment: datetime, now: datetime) -> str:
 
 
 def _note_missing_beat(session: Session, app: Celery) -> None:
-    from minicelery.beat.lease import TOPIC, lead_of
+    from minicelery.beat.lease import lead_of
 
-    if lead_of(app) not in app.broker.recall(TOPIC):
+    if not app.broker.leader(lead_of(app)):
         session.note("no beat is running: minicelery beat sends what is due, or minicelery worker --beat")

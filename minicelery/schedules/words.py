@@ -60,15 +60,12 @@ def from_now(seconds: float) -> str:
 
 def _interval(timing: schedule) -> str:
     seconds = timing.seconds
-    text = f"every {_length(seconds)}"
-    if not timing.relative:
-        return text
-    if seconds >= DAY:
-        return f"{text}, at midnight"
-    for size, unit in _UNITS[1:]:
-        if seconds >= size:
-            return f"{text}, at the full {unit}"
-    return text
+    if timing.relative:
+        for size, unit in _UNITS:
+            if seconds >= size:  # rounded down to it, so that 90 minutes are an hour
+                when = "at midnight" if size == DAY else f"at the full {unit}"
+                return f"every {_length(seconds // size * size)}, {when}"
+    return f"every {_length(seconds)}"
 
 
 def _length(seconds: float) -> str:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
+import pika
 import pytest
 
 from minicelery import Celery, Task
 from minicelery.beat import Beat, Scheduler
+from minicelery.broker.amqp import leads
 from minicelery.broker.memory_archive import MemoryArchive
 from minicelery.exceptions import BrokerUnavailable, OperationalError
 from minicelery.schedules import BaseSchedule, crontab, schedule
@@ -43,7 +45,7 @@ def test_a_leader_that_could_not_read_the_last_runs_reads_them_again(
     assert len(sent.times()) == 2
 
 
-@pytest.mark.parametrize("method", ["recall", "remember_all", "remember"])
+@pytest.mark.parametrize("method", ["recall", "remember_all"])
 def test_without_a_place_for_the_last_runs_entries_are_sent_all_the_same(
     app: Celery, clock: Travel, sent: Sent, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     method: str,
@@ -396,6 +398,41 @@ def test_leaders_whose_connections_are_cut_double_nothing(rabbit_url: str) -> No
     for app in apps:
         app.close()
     assert set(found.values()) == {1} and len(found) >= 200
+
+
+def test_the_leader_exchanges_its_token_and_leads_on(
+    rabbit_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brokers = [Celery("t", broker=rabbit_url, set_as_current=False).broker for _ in range(2)]
+    assert [broker.lead("x", str(number), 6) for number, broker in enumerate(brokers)] == ["0", ""]
+    place = brokers[0].leads._places["x"]  # type: ignore[attr-defined]
+    before = place._token
+    monkeypatch.setattr(leads, "AGED", 0.0)
+    wait_until(lambda: brokers[0].lead("x", "0", 6) == "0" and place._token > before, 5)
+    assert brokers[1].lead("x", "1", 6) == ""
+    brokers[0].close()
+    wait_until(lambda: brokers[1].lead("x", "1", 6) == "1", 5)
+    brokers[1].close()
+
+
+def test_a_leader_that_lost_its_connection_asks_what_was_sent_meanwhile(rabbit_url: str) -> None:
+    broker: Any = Celery("t", broker=rabbit_url, set_as_current=False).broker
+    assert broker.lead("x", "0", 6) == "0"
+    broker.leads._places["x"].link.close_socket()
+    with pytest.raises(BrokerUnavailable, match="the lead went with its connection"):
+        broker.lead("x", "0", 6)
+    assert broker.lead("x", "0", 6) == "0"
+    broker.close()
+
+
+def test_a_ledger_that_can_not_be_made_stops_no_run(rabbit_url: str) -> None:
+    with Celery("t", broker=rabbit_url, set_as_current=False) as app:
+        app.conf.beat_schedule = {"e": {"task": "y", "schedule": 0.5}}
+        beat = Beat(app)
+        with pika.BlockingConnection(pika.URLParameters(rabbit_url)) as connection:
+            connection.channel().queue_declare(f"minicelery.beat.{beat.lead}", durable=True)
+        beats_until(app, lambda: app.broker.size("celery") >= 4)
+        assert set(ids_in(app, "celery").values()) == {1}
 
 
 def test_one_stand_by_costs_the_server_no_connection_each_second(rabbit_url: str) -> None:

@@ -523,7 +523,7 @@ def test_a_running_beat_takes_up_what_another_process_changes(redis_url: str, tm
     )  # fmt: skip
     try:
         with Celery("shop", broker=redis_url, set_as_current=False) as app:
-            wait_until(lambda: "shop@celery" in app.broker.recall("beats"), 15)
+            wait_until(lambda: app.broker.leader("shop@celery"), 15)
             began = time.monotonic()
             app.schedule.add("e", "shop.tick", 0.2)
             wait_until(lambda: app.broker.size("celery") > 2, 10)

@@ -828,6 +828,13 @@ ROWS: list[Row] = [
             served(f"add_periodic_task in app.{case}", f"test_entries_are_added_when_the_app_is[{case}]")
             for case in ("on_after_configure", "on_after_finalize")
         ],
+        *[
+            served(
+                f"on_after_configure connected after conf.{case}",
+                f"test_entries_added_after_the_settings_were_used_count[{case}]",
+            )
+            for case in ("timezone", "update", "beat_schedule")
+        ],
         better(
             "beat_cron_starting_deadline", "test_the_starting_deadline_skips_what_was_missed_for_longer",
             "0, with which Celery sends nothing, is refused",

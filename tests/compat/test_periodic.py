@@ -131,6 +131,25 @@ def test_entries_are_added_when_the_app_is(app: Celery, case: str) -> None:
     assert len(sent_by(app, 15)) == 1
 
 
+@each({
+    "timezone": lambda app: setattr(app.conf, "timezone", "Europe/Madrid"),
+    "update": lambda app: app.conf.update(enable_utc=True),
+    "beat_schedule": lambda app: setattr(app.conf, "beat_schedule", {}),
+})  # fmt: skip
+def test_entries_added_after_the_settings_were_used_count(app: Celery, case: Any) -> None:
+    case(app)
+    told: list[Any] = []
+
+    @app.on_after_configure.connect
+    def set_up(sender: Any, **_: Any) -> None:
+        told.append(sender)
+        sender.add_periodic_task(10, sender.tasks["t.a"].s(), name="added")
+
+    app.finalize()
+    assert len(sent_by(app, 15)) == 1
+    assert told == [app]
+
+
 def test_the_starting_deadline_skips_what_was_missed_for_longer(app: Celery) -> None:
     app.conf.beat_cron_starting_deadline = 600
     app.conf.beat_schedule = {"e": {"task": "t.a", "schedule": crontab(minute=5)}}
@@ -159,12 +178,13 @@ def test_an_option_of_the_command_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], case: tuple[str, str]
 ) -> None:
     words, told = case
-    (tmp_path / "shop.py").write_text(
+    (tmp_path / "beaten.py").write_text(
         "from minicelery import Celery\napp = Celery(broker='sqlite:///q.db')\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "shop", raising=False)
-    main(["-A", "shop", *words.split()])
+    monkeypatch.syspath_prepend(tmp_path)  # and away again
+    main(["-A", "beaten", *words.split()])
+    sys.modules.pop("beaten", None)
     found = "".join(capfd.readouterr())
     assert "No such option" not in found and "no such option" not in found and told in found
 

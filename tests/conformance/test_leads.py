@@ -17,6 +17,7 @@ def test_one_of_two_leads_until_it_steps_down(make_broker: MakeBroker) -> None:
     assert yours.lead("x", "you", 5) != "you"
     assert mine.lead("x", "me", 5) == "me"
     assert yours.lead("another", "you", 5) == "you"
+    assert yours.leader("x") in ("me", "somebody") and yours.leader("nobody's") == ""
     mine.step_down("x", "me")
     wait_until(lambda: yours.lead("x", "you", 5) == "you")
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WORN = 1000
 """Records besides one for each document after which all is added anew."""
-_SHARE = LARGEST // 20
+_SHARE = LARGEST // 6
 """Bytes of all documents together, at most."""
 _FOR_EVER = 1e11
 """Seconds; Erlang knows no infinity."""

@@ -12,7 +12,7 @@ from pika import spec
 from minicelery.broker import Backend
 from minicelery.broker.amqp import codec, declare
 from minicelery.broker.amqp.consumer import AMQPConsumer
-from minicelery.broker.amqp.envelope import as_text, dead_letter_properties, properties
+from minicelery.broker.amqp.envelope import dead_letter, dead_letter_properties, properties
 from minicelery.broker.amqp.leads import Leads
 from minicelery.broker.amqp.link import Content, Link
 from minicelery.broker.amqp.notes import Notes
@@ -153,8 +153,8 @@ class AMQPBroker:
             raise link.closed.popitem()[1]
         return link
 
-    def publish_on(self, link: Link, left: list[Message], end: float) -> None:
-        """Send `left` on a link that is being used, emptying it as the server confirms."""
+    def publish_on(self, link: Link, left: list[Message], end: float, pairs: bool = False) -> None:
+        """Send `left` on a link that is being used, emptying it as the server confirms; `pairs` in one write."""
         self._begin(link, end)
         if time.monotonic() - link.used_at > IDLE:
             # The way there may have been forgotten meanwhile: leave time for another link.
@@ -168,7 +168,7 @@ class AMQPBroker:
         while left:
             first = link.published + 1
             try:
-                self._send_all(link, left, end)
+                self._send_all(link, left, end, pairs)
                 if link.confirms:
                     self._wait_for_confirms(link, left, first, end)
                     left[:] = self._unroutable(link, left, again)
@@ -184,7 +184,7 @@ class AMQPBroker:
                 raise
         link.used_at = time.monotonic()
 
-    def _send_all(self, link: Link, messages: Sequence[Message], end: float) -> None:
+    def _send_all(self, link: Link, messages: Sequence[Message], end: float, pairs: bool) -> None:
         """Send the messages, the server being at work on the first while the last are packed."""
         now = time.time()
         frames: list[bytes] = []
@@ -197,7 +197,7 @@ class AMQPBroker:
             )  # fmt: skip
             frames.append(data)
             size += len(data)
-            if size > _CHUNK_BYTES:
+            if size > _CHUNK_BYTES and not (pairs and len(frames) % 2):
                 self._send(link, frames)
                 link.pump(0.0)
                 frames, size = [], 0
@@ -404,7 +404,7 @@ class AMQPBroker:
         """See `Broker.dead_letters`."""
 
         def look(link: Link) -> list[DeadLetter]:
-            letters = [_letter(content) for content in self._browse(link, declare.dead_queue(queue))]
+            letters = [dead_letter(content) for content in self._browse(link, declare.dead_queue(queue))]
             return letters[::-1][:limit]
 
         return self.ask(look)
@@ -458,6 +458,10 @@ class AMQPBroker:
         """See `Broker.lead`.  Who leads as long as its connection lives is not told by name."""
         return holder if self.leads.take(name) else ""
 
+    def leader(self, name: str) -> str:
+        """See `Broker.leader`."""
+        return self.leads.holder(name)
+
     def step_down(self, name: str, holder: str) -> None:
         """See `Broker.step_down`."""
         self.leads.give_up(name)
@@ -480,19 +484,3 @@ class AMQPBroker:
         self.leads.close()
         self.sure.close()
         self.plain.close()
-
-
-def _letter(content: Content) -> DeadLetter:
-    try:
-        found = codec.decode_properties(content.header)
-    except (ValueError, IndexError):
-        found = {}
-    headers: dict[str, Any] = found.get("headers") or {}
-    at = headers.get("x-rejected-at")
-    return DeadLetter(
-        reason=str(headers.get("x-rejected-reason") or "rejected"),
-        rejected=float(at) if isinstance(at, (int, float)) else 0.0,
-        raw=as_text(found, bytes(content.body)),
-        id=headers.get("x-rejected-id"),
-        task=headers.get("x-rejected-task"),
-    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from minicelery.broker.amqp import codec
 from minicelery.broker.amqp.link import FRAME_MAX, Content
-from minicelery.message import COUNT_HEADER, Delivery, Message, iso, new_id, protocol_1_headers
+from minicelery.message import COUNT_HEADER, DeadLetter, Delivery, Message, iso, new_id, protocol_1_headers
 
 DEATHS = "x-minicelery-deaths"
 """Header with the number of runs that died under a message.  (RabbitMQ's own ``x-delivery-count``
@@ -133,3 +133,20 @@ def as_text(properties: dict[str, Any], body: bytes) -> bytes:
     return json.dumps(
         {"properties": properties, "body": b64encode(body).decode(), "body_encoding": "base64"}, default=repr
     ).encode()
+
+
+def dead_letter(content: Content) -> DeadLetter:
+    """What is kept among the dead letters."""
+    try:
+        found = codec.decode_properties(content.header)
+    except (ValueError, IndexError):
+        found = {}
+    headers: dict[str, Any] = found.get("headers") or {}
+    at = headers.get("x-rejected-at")
+    return DeadLetter(
+        reason=str(headers.get("x-rejected-reason") or "rejected"),
+        rejected=float(at) if isinstance(at, (int, float)) else 0.0,
+        raw=as_text(found, bytes(content.body)),
+        id=headers.get("x-rejected-id"),
+        task=headers.get("x-rejected-task"),
+    )

@@ -17,7 +17,7 @@ from pika import spec
 
 from minicelery.broker.amqp import codec
 from minicelery.broker.amqp.notes import ensure_stream_once, messages_of
-from minicelery.broker.amqp.server import LOST, Lost, Refused, passes
+from minicelery.broker.amqp.server import LOST, Lost, Refused, is_down, passes
 from minicelery.exceptions import BrokerUnavailable, OperationalError
 from minicelery.message import Message
 
@@ -29,6 +29,10 @@ HEARTBEAT = 4
 """Seconds: a server gives up a silent connection after twice that, and the lead with it."""
 FIRST_LOOK = 0.3
 """Seconds that a token which is there takes to come."""
+AGED = 600.0
+"""Seconds after which a token is exchanged: what is unacknowledged for half an hour is taken away."""
+SOMEBODY = "somebody"
+"""Who leads, where nobody knows their name."""
 _PATIENCE = 5.0
 _CHANNEL = 2
 _UNUSED = 7 * 86400 * 1000
@@ -53,9 +57,11 @@ class Leads:
             if place is not None and place.is_kept():
                 return place.leads
             self._drop(name)
-            place = self._places[name] = Place(self._notes.connect(HEARTBEAT))
+            if place is not None and place.leads:  # others may have led since
+                raise Lost("the lead went with its connection")
+            place = self._places[name] = Place(name, self._notes.connect(HEARTBEAT))
             try:
-                return place.stand_in_line(name)
+                return place.stand_in_line()
             except BaseException:
                 self._drop(name)
                 raise
@@ -64,9 +70,10 @@ class Leads:
         self, name: str, left: list[Message], topic: str, records: Mapping[str, bytes], ttl: float,
         deadline: float | None,
     ) -> None:  # fmt: skip
-        """Publish as the leader, and note with it, in one breath, that this was done.
+        """Publish as the leader, each message with the record in the same place that notes it.
 
-        All goes by the connection that has the lead: who has lost that publishes nothing.  `left` is
+        All goes by the connection that has the lead: who has lost that publishes nothing.  A message
+        and its record leave in one write.  There are as many records as messages, or none.  `left` is
         emptied as the server confirms: after an error it has what may not be there.  Raises
         BrokerUnavailable, after which somebody else may lead, or OperationalError.
         """
@@ -76,13 +83,16 @@ class Leads:
             place = self._places.get(name)
             try:
                 if place is None or not place.is_kept() or not place.leads:
-                    raise Lost("another one leads")
+                    raise Lost("the lead went with its connection")
                 link = place.link
-                ensure_stream_once(link, topic, end)
+                if records:
+                    ensure_stream_once(link, topic, end)
                 for message in left:  # what is refused here takes nothing with it
                     broker.address(link, message, time.time(), end)
-                left += messages_of(topic, records, ttl)
-                broker.publish_on(link, left, end)
+                if records:
+                    notes = messages_of(topic, records, ttl)
+                    left[:] = [one for pair in zip(left, notes, strict=True) for one in pair]
+                broker.publish_on(link, left, end, pairs=bool(records))
             except (Refused, *LOST) as error:
                 text = broker.server.explain(error)
                 if passes(error) or (isinstance(error, Refused) and error.whole):
@@ -104,6 +114,20 @@ class Leads:
         except (Refused, *LOST):
             self._drop(name)
 
+    def holder(self, name: str) -> str:
+        """Somebody, where there is who leads; the server does not say who."""
+
+        def look(link: Link) -> str:
+            try:
+                found = link.call(spec.Queue.Declare(queue=queue_of(name), passive=True))
+            except Refused as error:
+                if error.code != 404 or is_down(error):
+                    raise
+                return ""
+            return SOMEBODY if found.consumer_count else ""
+
+        return self._notes.once(look)
+
     def give_up(self, name: str) -> None:
         """Let another one lead."""
         with self._lock:
@@ -120,26 +144,38 @@ class Leads:
             self.give_up(name)
 
 
+def queue_of(name: str) -> str:
+    """The queue whose active consumer leads."""
+    return f"minicelery.lead.{name}"
+
+
 class Place:
     """A place in the line for one lead."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, name: str, link: Link) -> None:
         self.link = link
-        self.leads = False
+        self._queue = queue_of(name)
+        self._token = 0  # its delivery tag, where we have one
+        self._token_at = 0.0
+        self._sent_away = False
         link.on_content = self._take_token
         link.on_cancel = self._be_sent_away
-        self._sent_away = False
 
-    def stand_in_line(self, name: str) -> bool:
+    @property
+    def leads(self) -> bool:
+        """Whether the lead is ours, if the connection lives."""
+        return self._token > 0
+
+    def stand_in_line(self) -> bool:
         """Wait for the lead; whether it is ours at once."""
-        queue, end = f"minicelery.lead.{name}", time.monotonic() + _PATIENCE
-        link = self.link
+        link, end = self.link, time.monotonic() + _PATIENCE
         link.confirm()
         link.open_channel(_CHANNEL, end)
         arguments = {"x-single-active-consumer": True, "x-expires": _UNUSED}
-        link.call(spec.Queue.Declare(queue=queue, durable=True, arguments=arguments), _CHANNEL, end)
-        link.send(codec.publish_frames(_CHANNEL, "", queue, {}, b"", link.frame_max, False))
-        link.call(spec.Basic.Consume(queue=queue, consumer_tag="lead"), _CHANNEL, end)
+        declare = spec.Queue.Declare(queue=self._queue, durable=True, arguments=arguments)
+        link.call(declare, _CHANNEL, end)
+        self._send_token()
+        link.call(spec.Basic.Consume(queue=self._queue, consumer_tag="lead"), _CHANNEL, end)
         end = time.monotonic() + FIRST_LOOK
         while not self.leads and (left := end - time.monotonic()) > 0:
             link.pump(left)
@@ -151,15 +187,22 @@ class Place:
             self.link.beat()
             while self.link.readable(0):
                 self.link.read()
+            if self.leads and time.monotonic() - self._token_at > AGED:
+                self._send_token()
         except (Refused, *LOST):
             return False
         return not self.link.closed and not self._sent_away
 
+    def _send_token(self) -> None:
+        self._token_at = time.monotonic()
+        self.link.send(codec.publish_frames(_CHANNEL, "", self._queue, {}, b"", self.link.frame_max))
+
     def _take_token(self, content: Content) -> None:
-        if self.leads:  # one is enough to be handed on
-            _, tag, _, _, _ = codec.decode_deliver(content.method)
-            self.link.send(codec.ack_frame(content.channel, tag, multiple=False))
-        self.leads = True
+        """Keep it, in place of the one before."""
+        before = self._token
+        _, self._token, _, _, _ = codec.decode_deliver(content.method)
+        if before:
+            self.link.send(codec.ack_frame(content.channel, before, multiple=False))
 
     def _be_sent_away(self, _: str) -> None:
         self._sent_away = True

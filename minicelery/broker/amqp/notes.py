@@ -43,7 +43,7 @@ TAGS = ("notes-first", "notes-last")
 _KEPT = "31D"
 _BYTES = 20_000_000
 _SEGMENT = 1_000_000
-FOR_EVER, LARGEST = "archive.", 1_000_000_000
+FOR_EVER, LARGEST = "archive.", 60_000_000
 """What the topics begin with that are kept however old they are, and their bytes: see `archive`."""
 _PATIENCE = 5.0
 _ACKED_AT_ONCE = 250  # of the 1000 records that the server sends ahead
@@ -102,6 +102,11 @@ class Topic:
 def stream(topic: str) -> str:
     """The stream of `topic`."""
     return f"minicelery.{topic}"
+
+
+def patience(topic: str) -> float:
+    """Seconds that reading a topic from its beginning may take."""
+    return 6 * _PATIENCE if topic.startswith(FOR_EVER) else _PATIENCE
 
 
 def ensure_stream(link: Link, topic: str, end: float) -> None:
@@ -261,7 +266,7 @@ class Notes:
         def look(link: Link) -> None:
             link.on_content = lambda content: heard(link, found, content)
             with _nothing_if_missing():
-                follow(link, found, time.monotonic() + _PATIENCE, LONG_QUIET)
+                follow(link, found, time.monotonic() + patience(topic), LONG_QUIET)
 
         self.once(look)
         return found
@@ -387,7 +392,7 @@ class Follower:
 
     def _connect(self) -> None:
         topic = self._topic = Topic(self._topic.name)
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + patience(topic.name)
         link = self._link = self._notes.connect(self._notes.broker.server.heartbeat)
         self._ended = False
         link.on_content = lambda content: heard(link, topic, content)

@@ -317,6 +317,11 @@ class RedisBroker:
         """See `Broker.lead`."""
         return self.limits(parks=True).claim(LEAD + name, holder, seconds)
 
+    def leader(self, name: str) -> str:
+        """See `Broker.leader`."""
+        found: bytes = self.ask(lambda link: link.call("GET", f"{self.base}{LEAD}{name}")) or b""
+        return found.decode(errors="replace").partition(SEPARATOR)[0]
+
     def step_down(self, name: str, holder: str) -> None:
         """See `Broker.step_down`."""
         self.limits(parks=True).free(holder, [LEAD + name])

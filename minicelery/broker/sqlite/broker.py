@@ -174,6 +174,13 @@ class SQLiteBroker:
     def lead(self, name: str, holder: str, seconds: float) -> str:
         return self.limits(parks=True).claim(LEAD + name, holder, seconds)
 
+    def leader(self, name: str) -> str:
+        statement = "SELECT max(holder) FROM uniques WHERE key = ? AND until > ?"
+        key = LEAD + name
+        return self.file.read(
+            lambda connection: str(connection.execute(statement, (key, time.time())).fetchone()[0] or "")
+        )
+
     def step_down(self, name: str, holder: str) -> None:
         self.limits(parks=True).free(holder, [LEAD + name])
 
