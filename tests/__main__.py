@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 
-APART = ["tests/worker", "tests/beat/test_programs.py"]
+APART = ["tests/worker", "tests/beat"]
 SHARED = ["-n", "2", "--dist", "loadfile"]
 
 

@@ -74,14 +74,14 @@ def beat(
     app.set_current()
     app.import_task_modules()
     app.conf.check()
-    logs.setup_logging(app.conf, loglevel=loglevel or "WARNING", logfile=logfile)
     if app.broker.url.startswith("memory:"):
         raise ui.CommandError(
             "broker memory:// lives in one process: what beat sends no worker would see",
             hint="run both in one: minicelery worker --pool solo --beat", exit_code=ui.USAGE,
         )  # fmt: skip
+    found = Beat(app, scheduler=scheduler, max_interval=max_interval)
+    logs.setup_logging(app.conf, loglevel=loglevel or "WARNING", logfile=logfile)
     with pid_file(pidfile):
-        found = Beat(app, scheduler=scheduler, max_interval=max_interval)
         _stop_by_signals(found)
         if not session.quiet:
             ui.say(banner(found))

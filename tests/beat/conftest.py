@@ -92,10 +92,10 @@ def claiming_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cel
 def make_app(url: str) -> Celery:
     app = Celery("t", broker=url, set_as_current=False)
 
-    @app.task(name="t.a")
+    @app.task(name="t.a", shared=False)
     def a(*args: Any, **kwargs: Any) -> None: ...
 
-    @app.task(name="t.b")
+    @app.task(name="t.b", shared=False)
     def b(x: int, y: int = 0) -> int:
         return x + y
 

@@ -123,7 +123,7 @@ def test_a_refused_run_keeps_its_time_and_waits_longer_each_time(
 def test_a_refused_entry_does_not_keep_one_whose_task_is_unique(
     app: Celery, clock: Travel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app.task(name="t.u", unique=5)(lambda: None)
+    app.task(name="t.u", unique=5, shared=False)(lambda: None)
     app.conf.beat_schedule = {
         "full": {"task": "t.a", "schedule": 10, "options": {"queue": "full"}},
         "good": {"task": "t.u", "schedule": 10},
@@ -266,7 +266,7 @@ def test_a_task_with_an_apply_async_of_its_own_is_sent_by_that(app: Celery, cloc
         def apply_async(self, *args: Any, **options: Any) -> Any:
             calls.append((args, options))
 
-    app.task(name="t.loud", base=Loud)(lambda x: None)
+    app.task(name="t.loud", base=Loud, shared=False)(lambda x: None)
     app.conf.beat_schedule = {
         "e": {"task": "t.loud", "schedule": 10, "args": (1,), "options": {"queue": "q"}}
     }
