@@ -114,6 +114,7 @@ class Ledger:
             self._count(texts)
             for name in some:
                 del self._dirty[name]
+            self.usable = True
 
     def _count(self, texts: dict[str, bytes]) -> None:
         self._bytes += sum(map(len, texts.values())) + _OVERHEAD * len(texts)

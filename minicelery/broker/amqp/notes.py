@@ -268,8 +268,15 @@ class Notes:
             with _nothing_if_missing():
                 follow(link, found, time.monotonic() + patience(topic), LONG_QUIET)
 
-        self.once(look)
-        return found
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self.once(look)
+                return found
+            except OperationalError as error:
+                if not _is_being_made(error) or time.monotonic() > end:
+                    raise
+            time.sleep(random.uniform(0.1, 0.3))
 
     def exist(self, topic: str) -> bool:
         """Whether there is a stream of the topic.  Raises OperationalError where it is broken."""
@@ -417,6 +424,11 @@ class Follower:
         link, self._link = self._link, None
         if link is not None:
             link.close()
+
+
+def _is_being_made(error: OperationalError) -> bool:
+    """Whether a stream is there, and not yet where it will be."""
+    return isinstance(error.__cause__, Refused) and "replica on the local node" in error.__cause__.text
 
 
 @contextlib.contextmanager
