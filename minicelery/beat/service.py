@@ -393,6 +393,7 @@ class Beat:
         pause = min(AGAIN, FIRST_AGAIN * 2.0 ** min(entry.refusals, 10))
         entry.refusals += 1
         entry.wake = self._clock.now() + pause
+        self._ledger.note([entry])  # in place of the note that may have gone with the run
         log.error("beat: entry %r is not sent, and tried again in %.0f s: %s", entry.name, pause, error)
 
     def _advance(self, entry: Entry, due: float, again: Any = None) -> None:

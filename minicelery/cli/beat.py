@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 )  # fmt: skip
 @click.option(
     "--enable-remote-control", is_flag=True, hidden=True, expose_value=False,
-    callback=refuse("whether a beat is there is noted in the broker"),
+    callback=refuse("the broker knows whether a beat leads: minicelery schedule list says so"),
 )  # fmt: skip
 @ignored("-n", "--hostname", is_flag=False)
 @click.pass_obj

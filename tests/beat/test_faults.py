@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -16,6 +17,7 @@ import pytest
 
 from minicelery import Celery, Task
 from minicelery.beat import Beat, Scheduler
+from minicelery.beat.lease import lead_of
 from minicelery.broker.amqp import leads
 from minicelery.broker.memory_archive import MemoryArchive
 from minicelery.exceptions import BrokerUnavailable, OperationalError
@@ -364,6 +366,8 @@ def test_a_full_queue_keeps_and_doubles_no_other_entry(private_rabbit: RabbitSer
         found = ids_in(app, "celery")
         assert set(found.values()) == {1}
         assert app.broker.size("full") == 1
+        # What was refused is not noted as sent: who leads next goes on with it.
+        assert json.loads(app.broker.recall(f"beat.{lead_of(app)}")["full"])["runs"] == 1
 
 
 def test_leaders_whose_connections_are_cut_double_nothing(rabbit_url: str) -> None:
@@ -423,6 +427,19 @@ def test_a_leader_that_lost_its_connection_asks_what_was_sent_meanwhile(rabbit_u
         broker.lead("x", "0", 6)
     assert broker.lead("x", "0", 6) == "0"
     broker.close()
+
+
+def test_a_forked_child_leaves_its_parents_lead_alone(rabbit_url: str) -> None:
+    broker, other = (Celery("t", broker=rabbit_url, set_as_current=False).broker for _ in range(2))
+    assert broker.lead("x", "0", 6) == "0"
+    if (child := os.fork()) == 0:
+        broker.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert broker.lead("x", "0", 6) == "0"
+    assert other.lead("x", "1", 6) == ""
+    for one in (broker, other):
+        one.close()
 
 
 def test_a_ledger_that_can_not_be_made_stops_no_run(rabbit_url: str) -> None:

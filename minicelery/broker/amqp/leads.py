@@ -8,8 +8,10 @@ last one may have gone with a server that was restarted.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -44,6 +46,17 @@ class Leads:
 
     def __init__(self, notes: Notes) -> None:
         self._notes = notes  # which connects, and says what went wrong
+        self._reset()
+        leads = weakref.ref(self)
+
+        def reset() -> None:
+            # In a forked child: the parent leads on.
+            if (found := leads()) is not None:
+                found._reset()
+
+        os.register_at_fork(after_in_child=reset)
+
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._places: dict[str, Place] = {}
 
