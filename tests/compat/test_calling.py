@@ -269,8 +269,9 @@ class Deaf:
     def _hang_up(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                self._socket.accept()[0].close()
-                self.calls += 1
+                caller, _ = self._socket.accept()
+                self.calls += 1  # before the caller can know that it was hung up on
+                caller.close()
 
     def __exit__(self, *_: object) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
