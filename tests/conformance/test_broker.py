@@ -109,7 +109,7 @@ def test_a_wait_ends_when_another_thread_publishes(
     timer.start()
     began = time.monotonic()
     assert ids(consumer.swap([], 1, 10)) == ["1"]
-    assert 0.15 < time.monotonic() - began < 1
+    assert 0.15 < time.monotonic() - began < 5
     timer.join()
 
 
@@ -128,7 +128,7 @@ def test_a_wait_ends_when_another_process_publishes(url: str, consumer: Consumer
 def test_without_a_message_a_wait_takes_its_time(consumer: Consumer) -> None:
     began = time.monotonic()
     assert consumer.swap([], 1, 0.2) == []
-    assert 0.15 < time.monotonic() - began < 1
+    assert 0.15 < time.monotonic() - began < 5
 
 
 def test_a_message_due_later_comes_in_time_and_not_before(
@@ -177,7 +177,7 @@ def test_a_new_earlier_message_ends_the_wait_for_a_later_one(
     timer.start()
     assert ids(consumer.swap([], 1, 10)) == ["early"]
     assert early.due is not None
-    assert time.time() - early.due < 0.3
+    assert time.time() - early.due < BUSY
     timer.join()
 
 

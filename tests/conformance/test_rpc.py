@@ -86,7 +86,7 @@ def test_waiting_ends_with_its_time(client: Celery) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         result.get(timeout=0.3)
-    assert 0.25 < time.monotonic() - began < 2
+    assert 0.25 < time.monotonic() - began < 5
 
 
 def test_a_result_that_another_process_asked_for_is_refused_in_words(client: Celery) -> None:
@@ -194,7 +194,7 @@ def test_a_call_does_not_wait_for_another_threads_get(client: Celery) -> None:
     wait_until(lambda: client.backend._lock.locked())
     began = time.monotonic()
     client.send_task("noop")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 1.8
     thread.join()
 
 

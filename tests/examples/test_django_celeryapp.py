@@ -35,7 +35,7 @@ def test_the_slow_view_answers_at_once_and_the_worker_takes_the_three_seconds(pr
     began = time.monotonic()
     with urllib.request.urlopen(f"http://{address}/slow/", timeout=10) as answer:
         assert json.load(answer) == {"response": "ok"}
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 2.5
 
     ended = re.search(ENDED, project.logged("succeeded"))
     assert ended is not None

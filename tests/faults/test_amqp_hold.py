@@ -238,7 +238,7 @@ def test_a_message_that_is_early_waits_for_its_time_and_keeps_none_from_running(
     consumer = holding(broker, 5)
     assert ids(consumer.swap((), 5, 1.0)) == ["now"]
     assert ids(consumer.swap((), 1, 3.0)) == ["early"]
-    assert due <= time.time() < due + 0.4
+    assert due <= time.time() < due + 2
     consumer.close()
 
 

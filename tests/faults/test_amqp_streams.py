@@ -92,7 +92,7 @@ def test_a_broken_stream_does_not_keep_the_agent_from_its_work(
     def warned() -> list[logging.LogRecord]:
         began = time.monotonic()
         assert broken.tend(["q"], []) == []
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
         return [record for record in caplog.records if "is broken" in record.message]
 
     [record] = wait_until(warned, 5, interval=0.1)
@@ -106,7 +106,7 @@ def test_the_news_of_a_broken_stream_are_an_error_in_words(broken: AMQPBroker) -
         began = time.monotonic()
         with pytest.raises(OperationalError, match=r"INTERNAL_ERROR|home node"):
             broken.news("revoked")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
     broken.remember("other", "key", 60.0)
     assert broken.news("other") == {"key": b""}
 
@@ -139,7 +139,7 @@ def test_all_news_of_a_topic_come_by_one_connection_which_close_ends(
     began = time.monotonic()
     for _ in range(50):
         broker.news("topic")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4
     broker.close()
     wait_until(lambda: connections(rabbit_server) <= before)
     assert broker.news("topic") == {"a": b""}

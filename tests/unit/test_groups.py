@@ -166,7 +166,7 @@ def test_all_together_have_the_timeout(site: Site, way: str) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError, match=r"2 of 2 tasks were not done within 0\.2 s"):
         wait_for(results, way, timeout=0.2)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     with pytest.raises(TimeoutError, match="2 of 2 tasks were not done within 0 s"):
         wait_for(results, way, timeout=0)
     site.fail(b, ValueError("bad"))

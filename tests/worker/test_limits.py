@@ -18,8 +18,8 @@ def test_a_task_past_its_hard_limit_fails_and_the_next_one_runs(stage: Stage, na
     began = time.monotonic()
     result = stage.send(name, 30.0, time_limit=0.5)
     after = stage.send("run", 0.0)
-    assert stage.wait_for([result, after], timeout=5) == {"FAILURE": 1, "SUCCESS": 1}
-    assert time.monotonic() - began < 2.0
+    assert stage.wait_for([result, after], timeout=15) == {"FAILURE": 1, "SUCCESS": 1}
+    assert time.monotonic() - began < 10
     assert isinstance(result.result, TimeLimitExceeded)
     assert stage.runs()[result.id] == 1
     assert "is lost" not in worker.output()
@@ -30,8 +30,8 @@ def test_a_task_that_holds_the_gil_past_its_hard_limit_is_killed_a_second_later(
     result = stage.send("run_in_c", 30.0, time_limit=0.3)
     began = time.monotonic()
     after = stage.send("run", 0.0)
-    assert stage.wait_for([result, after], timeout=6) == {"FAILURE": 1, "SUCCESS": 1}
-    assert 1.0 < time.monotonic() - began < 4.0
+    assert stage.wait_for([result, after], timeout=15) == {"FAILURE": 1, "SUCCESS": 1}
+    assert 1.0 < time.monotonic() - began < 10
     assert isinstance(result.result, TimeLimitExceeded)
     assert stage.runs()[result.id] == 1
 

@@ -39,7 +39,7 @@ def test_many_tasks_run_at_once_each_of_them_once(stage: Stage, pool: Pool) -> N
     began = time.monotonic()
     results = stage.send_many(pool.task, [(0.4,)] * 50)
     assert stage.wait_for(results) == {"SUCCESS": 50}
-    assert time.monotonic() - began < 3  # one after the other they would take 20 s
+    assert time.monotonic() - began < 10  # one after the other they would take 20 s
     assert set(stage.runs().values()) == {1}
 
 
@@ -77,11 +77,11 @@ def test_async_def_tasks_run_in_every_pool(redis_stage: Stage, name: str) -> Non
 
 def test_tasks_that_are_not_coroutines_hold_nobody_up_in_the_asyncio_pool(redis_stage: Stage) -> None:
     redis_stage.worker(pool="asyncio", concurrency=20)
-    slow = redis_stage.send_many("run", [(1.5,)] * 10)
+    slow = redis_stage.send_many("run", [(3.0,)] * 10)
     wait_until(lambda: len(redis_stage.runs()) == 10)
     began = time.monotonic()
     redis_stage.wait_for(redis_stage.send_many("nap", [(0.01,)] * 20))
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 2.5
     assert redis_stage.wait_for(slow) == {"SUCCESS": 10}
 
 
@@ -159,7 +159,7 @@ def test_a_worker_that_is_idle_stops_at_once(stage: Stage, pool: Pool) -> None:
     began = time.monotonic()
     worker.term()
     assert worker.wait(5) == 0
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4
 
 
 def test_a_child_is_replaced_after_its_share_of_tasks(redis_stage: Stage, pool: Pool) -> None:

@@ -141,7 +141,7 @@ def test_busy_threads_keep_no_coroutine_from_beginning(
     wait_until(lambda: len(stage.runs()) == 32)
     began = time.monotonic()
     assert stage.wait_for([stage.send("nap", 0.0), stage.send("limited_nap", 0.0)]) == {"SUCCESS": 2}
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 2.5
 
 
 def test_as_many_plain_functions_run_at_once_as_there_are_places(redis_stage: Stage) -> None:

@@ -45,18 +45,18 @@ def test_idle_siblings_get_what_a_busy_child_has_not_begun(stage: Stage) -> None
     stage.wait_for(stage.send_many("noop", [()] * 400))  # so that batches are full
     time.sleep(0.1)
     began = time.monotonic()
-    results = stage.send_many("run", [(0.3,)] * 4)
+    results = stage.send_many("run", [(1.5,)] * 4)
     assert stage.wait_for(results) == {"SUCCESS": 4}
-    assert time.monotonic() - began < 0.9
+    assert time.monotonic() - began < 4
 
 
 def test_a_fast_tasks_result_does_not_wait_for_its_slow_neighbour(stage: Stage) -> None:
     stage.worker(concurrency=1)
     stage.wait_for(stage.send_many("noop", [()] * 200))  # so that batches are full
     began = time.monotonic()
-    fast, slow = stage.send_many("run", [(0.0,), (2.0,)])
+    fast, slow = stage.send_many("run", [(0.0,), (4.0,)])
     assert stage.wait_for([fast], timeout=5) == {"SUCCESS": 1}
-    assert time.monotonic() - began < 0.7
+    assert time.monotonic() - began < 2.5
     assert stage.states([slow]) == {"PENDING": 1}
 
 

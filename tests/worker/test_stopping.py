@@ -44,7 +44,7 @@ def test_an_idle_worker_stops_at_once(stage: Stage) -> None:
     began = time.monotonic()
     worker.term()
     assert worker.wait(5) == 0
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 4
 
 
 def test_further_terms_change_nothing(redis_stage: Stage) -> None:
