@@ -101,8 +101,8 @@ def test_silent_servers_share_the_time_there_is(silent: list[int]) -> None:
     server = server_at(";".join(f"amqp://127.0.0.1:{port}" for port in silent), connect_timeout=10)
     began = time.monotonic()
     with pytest.raises(Lost):
-        Link(server, timeout=0.6)
-    assert 0.4 < time.monotonic() - began < 4
+        Link(server, timeout=1.5)
+    assert 1.0 < time.monotonic() - began < 3.5  # one after the other they would take 4.5 s
 
 
 def test_where_all_are_down_the_error_names_all_without_their_passwords(silent: list[int]) -> None:

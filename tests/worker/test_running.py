@@ -41,13 +41,14 @@ def test_slow_tasks_do_not_hold_up_the_fast_ones_among_them(stage: Stage) -> Non
 
 
 def test_idle_siblings_get_what_a_busy_child_has_not_begun(stage: Stage) -> None:
-    stage.worker(concurrency=4)
+    stage.worker(concurrency=6)
     stage.wait_for(stage.send_many("noop", [()] * 400))  # so that batches are full
     time.sleep(0.1)
     began = time.monotonic()
-    results = stage.send_many("run", [(1.5,)] * 4)
-    assert stage.wait_for(results) == {"SUCCESS": 4}
-    assert time.monotonic() - began < 4
+    # Each is shorter than the half second after which they would be given back in any case.
+    results = stage.send_many("run", [(0.45,)] * 12)
+    assert stage.wait_for(results) == {"SUCCESS": 12}
+    assert time.monotonic() - began < 3  # one after the other they would take 5.4 s; it is 0.9
 
 
 def test_a_fast_tasks_result_does_not_wait_for_its_slow_neighbour(stage: Stage) -> None:
