@@ -29,6 +29,7 @@ __all__ = [
     "current_app",
     "current_task",
     "group",
+    "install_as_celery",
     "maybe_signature",
     "shared_task",
     "signature",
@@ -54,6 +55,7 @@ _HOMES = {
     "current_app": "minicelery._state",
     "current_task": "minicelery._state",
     "uuid": "minicelery.message",
+    "install_as_celery": "minicelery.alias",
     "Broadcast": "minicelery.routing",
     "Exchange": "minicelery.routing",
     "Queue": "minicelery.routing",
@@ -62,6 +64,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from minicelery._state import current_app, current_task
+    from minicelery.alias import install_as_celery
     from minicelery.app import Celery, bugreport
     from minicelery.canvas import (
         Signature,

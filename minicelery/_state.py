@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -24,6 +25,7 @@ class _Apps(threading.local):
 _apps = _Apps()
 _default: Celery | None = None  # for threads that have none of their own
 _default_is_chosen = False
+_fallback: Celery | None = None
 
 shared: list[Callable[[Celery], Any]] = []
 """What `shared_task` has declared: each entry registers its task with the app it is given."""
@@ -44,6 +46,21 @@ def set_default(app: Celery | None) -> None:
     _default, _default_is_chosen = app, app is not None
 
 
+def is_current(app: Celery) -> bool:
+    """Whether `app` is the current one of this thread."""
+    return _apps.current is app
+
+
+def chosen_default() -> Celery | None:
+    """The app that `set_default` was called with."""
+    return _default if _default_is_chosen else None
+
+
+def is_fallback(app: Celery) -> bool:
+    """Whether `app` is the nameless one that was made as there was no other."""
+    return _fallback is app
+
+
 def unset(app: Celery) -> None:
     """Forget `app` where it is current or default: it has been closed."""
     global _default, _default_is_chosen
@@ -55,12 +72,12 @@ def unset(app: Celery) -> None:
 
 def get_current_app() -> Celery:
     """The current app; a nameless one is made where there is none."""
-    global _default
+    global _default, _fallback
     app = _apps.current or _default
     if app is None:
         from minicelery.app import Celery
 
-        app = _default = Celery("default", set_as_current=False)
+        app = _default = _fallback = Celery("default", set_as_current=False)
     return app
 
 
@@ -69,7 +86,11 @@ class Proxy(Generic[T]):
 
     __slots__ = ("__weakref__", "_find")
 
-    def __init__(self, find: Callable[[], Any]) -> None:
+    def __init__(
+        self, find: Callable[..., Any], args: Any = None, kwargs: Any = None, name: str | None = None
+    ) -> None:
+        if args or kwargs:
+            find = functools.partial(find, *(args or ()), **(kwargs or {}))
         object.__setattr__(self, "_find", find)
 
     def _get_current_object(self) -> T:

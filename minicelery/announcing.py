@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from minicelery import serialization, signals
-from minicelery.exceptions import MiniCeleryError
+from minicelery import record, serialization, signals, states
+from minicelery.exceptions import BackendUnavailable, MiniCeleryError, OperationalError
 from minicelery.message import Message
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
+
+log = logging.getLogger(__name__)
 
 
 def before(app: Celery, message: Message, options: Mapping[str, Any]) -> None:
@@ -27,7 +30,7 @@ def before(app: Celery, message: Message, options: Mapping[str, Any]) -> None:
         routing_key=message.routing_key,
         headers=message.headers,
         properties=properties,
-        declare=[spec] if (spec := app._sender.router.queues.get(message.queue)) is not None else [],
+        declare=app._sender.router.to_declare(message.queue),
         retry_policy={**app.conf.task_publish_retry_policy, **(options.get("retry_policy") or {})},
     )
     message.headers_text = ""
@@ -55,6 +58,33 @@ def after(message: Message) -> None:
             sender=message.task, task_id=message.id, task=message.task, args=args, kwargs=kwargs,
             eta=headers.get("eta"), taskset=headers.get("group"),
         )  # fmt: skip
+
+
+def note_sent(app: Celery, messages: Sequence[Message]) -> None:
+    """Store PENDING of each, before it is sent: a worker's record comes later, so this one replaces none.
+
+    A result store that is away stops nobody from sending; that is logged.
+    """
+    conf = app.conf
+    records = [
+        record.encode(
+            message.id, states.PENDING, None, serializer=conf.result_serializer, ttl=conf.result_expires, zone=conf.zone()
+        )
+        for message in messages
+        if not message.headers.get("ignore_result")
+    ]  # fmt: skip
+    try:
+        app.backend.store(records)
+    except (BackendUnavailable, OperationalError) as error:
+        log.warning("that %d tasks are sent is not stored: %s", len(records), error)
+
+
+def tell(app: Celery, messages: Sequence[Message]) -> None:
+    """Send the event `task-sent` of each; that it can't be is logged: the tasks have been sent."""
+    try:
+        app.broker.post.send(app.events.sent_letters(messages))
+    except OperationalError as error:
+        log.warning("no event tells that %d tasks have been sent: %s", len(messages), error)
 
 
 def both(app: Celery, message: Message) -> None:

@@ -16,13 +16,14 @@ from minicelery import _state, awaiting, foreign_chords, record, signals, states
 from minicelery.annotations import annotate
 from minicelery.attributes import warn_of_addresses
 from minicelery.canvas.each import BUILT_IN
-from minicelery.control import Control
+from minicelery.forking import call_in_forked_children
 from minicelery.groups import GroupResult, ResultSet
 from minicelery.message import Message, Origin
-from minicelery.modules import calling_directory, django_packages, import_related
+from minicelery.modules import calling_directory, django_fixup, django_packages, import_related
 from minicelery.options import check_arguments_shape, check_call
 from minicelery.periodic import Periodic
 from minicelery.registry import TaskRegistry, settle, share, task_from_class, task_from_function
+from minicelery.remote import Control
 from minicelery.resending import retry_message
 from minicelery.result import AsyncResult, EagerResult
 from minicelery.sending import Sender
@@ -44,8 +45,7 @@ R = TypeVar("R")
 T = TypeVar("T", bound=PlainTask[..., Any])
 
 _LATER = frozenset(
-    "events amqp log loader clock steps user_options Worker "
-    "chunks xmap xstarmap config_from_cmdline select_queues".split()
+    "amqp log steps user_options Worker chunks xmap xstarmap config_from_cmdline select_queues".split()
 )
 
 
@@ -105,17 +105,15 @@ class Celery(Servers, Periodic):
         self.on_after_finalize = signals.Signal("app.on_after_finalize")
         if set_as_current:
             self.set_current()
-        reference = weakref.ref(self)
-        _state.finalized.append(reference)
+        _state.finalized.append(weakref.ref(self))
+        call_in_forked_children(self._begin_anew)
+        self._fixup: Any = django_fixup(self) if os.environ.get("DJANGO_SETTINGS_MODULE") else None
 
-        def renew_lock() -> None:
-            # A thread of the parent may have held it while another forked.
-            if (app := reference()) is not None:
-                app._lock = threading.RLock()
-                if app.on_after_fork.receivers:
-                    app.on_after_fork.send(sender=app)
-
-        os.register_at_fork(after_in_child=renew_lock)
+    def _begin_anew(self) -> None:
+        # In a forked child: a thread of the parent may have held the lock meanwhile.
+        self._lock = threading.RLock()
+        if self.on_after_fork.receivers:
+            self.on_after_fork.send(sender=self)
 
     # -- settings --------------------------------------------------------------------------
 
@@ -295,6 +293,8 @@ class Celery(Servers, Periodic):
 
     def import_task_modules(self) -> None:
         """Import what `imports`, `include` and `autodiscover_tasks` name, then finalize."""
+        if self._fixup is not None:
+            self._fixup.before_tasks()
         signals.import_modules.send(sender=self)
         for module in (*self.conf.imports, *self.conf.include):
             importlib.import_module(module)
@@ -463,7 +463,8 @@ class Celery(Servers, Periodic):
 
     def __getattr__(self, name: str) -> Any:
         if name in _LATER:
-            raise AttributeError(f"app.{name} is not part of this version of minicelery")
+            why = "; was this started by `celery`? Start it by `minicelery`" if name == "user_options" else ""
+            raise AttributeError(f"app.{name} is not part of this version of minicelery{why}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:

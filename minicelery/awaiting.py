@@ -3,45 +3,51 @@
 from __future__ import annotations
 
 import contextvars
-import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from minicelery import _state
+from minicelery.exceptions import BrokerUnavailable, MiniCeleryError
+from minicelery.forking import call_in_forked_children
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import Future
 
     from minicelery.app import Celery
     from minicelery.result import AsyncResult
 
 T = TypeVar("T")
 
+Away = type[MiniCeleryError]
+
 THREADS = 8
-"""Calls of one app that are on their way at once; others wait for their turn."""
+"""Calls of one app and kind that are on their way at once; others wait for their turn."""
 
 _lock = threading.Lock()
-_pools: weakref.WeakKeyDictionary[Celery, ThreadPoolExecutor] = weakref.WeakKeyDictionary()
+_turns: weakref.WeakKeyDictionary[Celery, dict[Away | None, _Turns]] = weakref.WeakKeyDictionary()
 
 
 def _begin_anew() -> None:
     """A forked child has none of its parent's threads."""
-    global _lock, _pools
+    global _lock, _turns
     _lock = threading.Lock()
-    _pools = weakref.WeakKeyDictionary()
+    _turns = weakref.WeakKeyDictionary()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+call_in_forked_children(_begin_anew)
 
 
-async def in_thread(app: Celery, work: Callable[[], T]) -> T:
+async def in_thread(app: Celery, work: Callable[[], T], away: Away | None = None) -> T:
     """What `work` returns or raises, done in a thread of the app's, in the caller's context.
 
     What is sent inside of a task has that task as its parent.  If the caller is cancelled,
-    work that has not begun is not done; else it goes on unheeded.
+    work that has not begun is not done; else it goes on unheeded.  Work that raises `away`
+    where its server can't be reached has threads of its own kind, and is not begun where
+    other work has found that out while this waited for its turn: it raises the same.
     """
     import asyncio  # 30 ms that a process without event loop need not pay
 
@@ -58,18 +64,43 @@ async def in_thread(app: Celery, work: Callable[[], T]) -> T:
             _state._apps.current = None
 
     # Tasks that run here may call others: in a pool they would wait for each other's places.
-    future = _in_thread_of_its_own(run) if app.conf.task_always_eager else _pool(app).submit(run)
+    future = _in_thread_of_its_own(run) if app.conf.task_always_eager else _turns_of(app, away).take(run)
     return await asyncio.wrap_future(future)
 
 
-def _pool(app: Celery) -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor
-
+def _turns_of(app: Celery, away: Away | None) -> _Turns:
     with _lock:
-        pool = _pools.get(app)
-        if pool is None:
-            pool = _pools[app] = ThreadPoolExecutor(THREADS, "minicelery-call")
-        return pool
+        kinds = _turns.setdefault(app, {})
+        if away not in kinds:
+            kinds[away] = _Turns(away)
+        return kinds[away]
+
+
+class _Turns:
+    """A few threads for calls of one kind."""
+
+    def __init__(self, away: Away | None) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        self._away: tuple[Away, ...] = () if away is None else (away,)
+        self._threads = ThreadPoolExecutor(THREADS, "minicelery-call")
+        self._outage: tuple[float, MiniCeleryError] | None = None  # the last that was found, and when
+
+    def take(self, work: Callable[[], T]) -> Future[T]:
+        """Do it when it is its turn."""
+        return self._threads.submit(self._do, work, time.monotonic())
+
+    def _do(self, work: Callable[[], T], since: float) -> T:
+        # Each would take its own deadline: the thousandth of those that wait, ten minutes.
+        if (outage := self._outage) is not None and outage[0] > since:
+            raise type(outage[1])(*outage[1].args) from outage[1].__cause__
+        try:
+            done = work()
+        except self._away as error:
+            self._outage = (time.monotonic(), error)
+            raise
+        self._outage = None
+        return done
 
 
 def _in_thread_of_its_own(work: Callable[[], T]) -> Future[T]:
@@ -99,4 +130,4 @@ async def send_task(
     **options: Any,
 ) -> AsyncResult[Any]:
     """`app.send_task`, without blocking the event loop."""
-    return await in_thread(app, partial(app.send_task, name, args, kwargs, **options))
+    return await in_thread(app, partial(app.send_task, name, args, kwargs, **options), BrokerUnavailable)

@@ -7,7 +7,6 @@ nothing to call, and no exit waits for it.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import weakref
@@ -18,6 +17,7 @@ from typing import Any
 
 from minicelery import record, states
 from minicelery.exceptions import BackendUnavailable
+from minicelery.forking import call_in_forked_children
 from minicelery.hearing import Meta, Place, hear_from_thread
 from minicelery.lineage import Result, calls_of
 from minicelery.stored import has_failed
@@ -68,7 +68,7 @@ def _begin_anew() -> None:
     _thread = CallingThread()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+call_in_forked_children(_begin_anew)
 
 
 def call_when_ready(

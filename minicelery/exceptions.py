@@ -34,7 +34,7 @@
     │     ├─ WorkerLostError              the process running the task died
     │     └─ Terminated                   stopped by a cold shutdown or by revoke
     ├─ SoftTimeLimitExceeded              raised inside the task; catch it to clean up
-    └─ warnings: UnknownSetting, DuplicateTaskNameWarning
+    └─ warnings: UnknownSetting, DuplicateTaskNameWarning, DuplicateNodenameWarning, FixupWarning
 
 On the wire each class goes by the module Celery knows it from (`WIRE_MODULES`), so
 results can be read by either side.
@@ -57,8 +57,10 @@ __all__ = [
     "ChordError",
     "ContentDisallowed",
     "DecodeError",
+    "DuplicateNodenameWarning",
     "DuplicateTaskNameWarning",
     "EncodeError",
+    "FixupWarning",
     "Ignore",
     "ImproperlyConfigured",
     "IncompleteStream",
@@ -265,6 +267,14 @@ class SoftTimeLimitExceeded(Exception):
 
 class UnknownSetting(UserWarning):
     """A setting that minicelery does not know, most likely misspelt."""
+
+
+class DuplicateNodenameWarning(UserWarning):
+    """Two workers go by one name."""
+
+
+class FixupWarning(UserWarning):
+    """Something in a Django project is not as the app needs it."""
 
 
 class DuplicateTaskNameWarning(UserWarning):

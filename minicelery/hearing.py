@@ -6,7 +6,6 @@ It listens for whatever is awaited of one backend, and ends when nothing is any 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 import weakref
@@ -20,6 +19,7 @@ from minicelery.awaiting import in_thread
 from minicelery.broker import Backend
 from minicelery.broker.listening import open_listener
 from minicelery.exceptions import BackendUnavailable, TimeoutError
+from minicelery.forking import call_in_forked_children
 from minicelery.lineage import read_all
 from minicelery.message import Record
 from minicelery.waiting import late
@@ -48,7 +48,7 @@ def _begin_anew() -> None:
     _watchers = {}
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+call_in_forked_children(_begin_anew)
 
 
 class Documents:
@@ -119,7 +119,7 @@ class Documents:
         if not self._is_read:
             self._is_read = True
             calls = [call for calls in self._pending.values() for call in calls]
-            await in_thread(self._any().app, partial(read_all, calls))
+            await in_thread(self._any().app, partial(read_all, calls), BackendUnavailable)
             ended = [call for call in calls if call._final is not None]
         if not ended:
             raise TimeoutError(self._late(len(self._pending)))
@@ -222,7 +222,7 @@ async def hear(
     watcher, hearings = _joined(app, backend, ids, decode, ear)
     if watcher.listener.overlooks:
         try:
-            await in_thread(app, partial(watcher.look, ids))
+            await in_thread(app, partial(watcher.look, ids), BackendUnavailable)
         except BackendUnavailable:
             pass  # the watcher will be told as well, and goes on
         except BaseException:

@@ -17,6 +17,7 @@ from typing import Any
 
 from minicelery import serialization
 from minicelery.exceptions import InvalidTaskError
+from minicelery.forking import call_in_forked_children
 
 COUNT_HEADER = "x-delivery-count"
 """Header with the number of runs that died under a message; RabbitMQ's own name for it."""
@@ -178,7 +179,7 @@ class Origin:
         cls.name = ""
 
 
-os.register_at_fork(after_in_child=Origin.forget)
+call_in_forked_children(Origin.forget)
 
 
 class HeadersTemplate:
@@ -214,7 +215,7 @@ class HeadersTemplate:
 _SCALARS = frozenset({int, float, bool, type(None)})
 
 
-def short_repr(value: Sequence[Any] | Mapping[str, Any], limit: int = 1024) -> str:
+def short_repr(value: Sequence[Any] | Mapping[str, Any], limit: int = 1024, depth: int = 3) -> str:
     """`repr(value)`, cut near `limit` characters without walking what is cut; never raises."""
     items = value.values() if isinstance(value, Mapping) else value
     for item in items:
@@ -226,7 +227,7 @@ def short_repr(value: Sequence[Any] | Mapping[str, Any], limit: int = 1024) -> s
             text = repr(value)
             if len(text) <= limit:
                 return text
-    text = _cut_repr(value, limit, 3)
+    text = _cut_repr(value, limit, depth)
     # Escapes and brackets may add to what the parts were cut to.
     return text if len(text) <= limit + 16 else text[:limit] + "..."
 

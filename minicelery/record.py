@@ -127,12 +127,19 @@ def decode(
     Raises BackendGetMetaError where it is not a result document, SecurityError where it is
     not signed by anybody trusted.
     """
+    return _checked(plain(document, serializer, accept), document)
+
+
+def plain(
+    document: bytes, serializer: str = "json", accept: frozenset[str] = serialization.SAFE
+) -> dict[str, Any]:
+    """The document as it was written, an exception still as what describes it.  Raises as `decode`."""
     content_type = serialization.CONTENT_TYPES.get(serializer, serializer)
     try:
         if document.startswith(_COMPRESSED):
             compression, _, packed = document[len(_COMPRESSED) :].partition(b"\x00")
             document = serialization.decompress(packed, compression.decode(errors="replace"))
-        meta = serialization.loads(document, content_type, "utf-8", accept)
+        meta: dict[str, Any] = serialization.loads(document, content_type, "utf-8", accept)
     except DecodeError as error:
         if isinstance(error.__cause__, SecurityError):
             raise error.__cause__ from None
@@ -140,7 +147,7 @@ def decode(
             f"a stored result is not {serializer}: {error}; "
             f"result_serializer must be the same in workers and clients"
         ) from error
-    return _checked(meta, document)
+    return meta
 
 
 def read_all(documents: Sequence[bytes], conf: Any) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from minicelery._state import request_var
 from minicelery.message import OWN_HEADERS, Message
@@ -213,6 +213,15 @@ class Request:
     def get(self, name: str, default: Any = None) -> Any:
         """The attribute `name`, or `default`: requests read like mappings too."""
         return getattr(self, name, default)
+
+    if not TYPE_CHECKING:  # a name misspelt is an error to type checkers
+
+        def __getattr__(self, name: str) -> Any:
+            """A header of the caller's own, as in Celery."""
+            message = self.message
+            if message is not None and not name.startswith("__") and name in message.headers:
+                return message.headers[name]
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __getitem__(self, name: str) -> Any:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 MOST_ROUTES = 1000
 """Queues named by calls of one task whose routes are kept."""
 
+around_publish: Callable[[Celery, Sequence[Message], Callable[[], Any]], Any] | None = None
+"""Called with the app, the messages and what publishes them, where another library is to see it."""
+
 
 class Defaults:
     """What a task's own options and the settings give every message of it; made once."""
@@ -51,7 +55,7 @@ class Defaults:
     __slots__ = (
         "_templates",
         "attempts", "deadline", "compression", "direct_results", "expires", "ignore_result", "priority", "revision", "route", "routes",
-        "serializer", "soft_time_limit", "task", "time_limit", "unique",
+        "serializer", "soft_time_limit", "task", "tells", "time_limit", "tracks", "unique",
     )  # fmt: skip
 
     def __init__(self, app: Celery, task: Task[Any, Any] | None, router: Router) -> None:
@@ -62,7 +66,9 @@ class Defaults:
         self.routes: dict[str, Route] | None = None if router.has_routes else {}
         self.revision = conf.revision
         self.attempts = publish_attempts(conf, {})
+        self.tells: bool = conf.task_send_sent_event
         self.direct_results = (conf.result_backend or "").partition(":")[0] == "rpc"
+        self.tracks = bool(conf.task_track_sent and conf.result_backend) and not self.direct_results
         self.deadline: float = conf.task_publish_deadline
         self.serializer = task.serializer if task else conf.task_serializer
         self.compression = task.compression if task else conf.task_compression
@@ -235,14 +241,21 @@ class Sender:
             if message.exchange:
                 copies = self.expand(messages)
                 break
+        if defaults.tracks:
+            announcing.note_sent(self.app, messages)
         if defaults.unique is not None:
             there = self._unique.publish(copies, defaults, attempts)
         elif through is not None:
             there = through(copies, defaults.deadline)
-        else:
+        elif around_publish is None:
             there = broker.publish(copies, deadline=defaults.deadline, attempts=attempts)
+        else:
+            publish = functools.partial(broker.publish, copies, deadline=defaults.deadline, attempts=attempts)
+            there = around_publish(self.app, copies, publish)
         if there and defaults.direct_results:
             self.app.backend.forget(list(there))
+        if defaults.tells:
+            announcing.tell(self.app, [one for one in messages if not there or one.id not in there])
         if signals.after_task_publish.receivers or signals.task_sent.receivers:
             for message in messages:
                 if not there or message.id not in there:

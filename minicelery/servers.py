@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module as _import
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from minicelery.broker import Backend, Broker, open_backend, open_broker, open_replies
+from minicelery.broker import OWN_STORES, Backend, Broker, open_backend, open_broker, open_replies
+from minicelery.clock import Clock
+from minicelery.exceptions import OperationalError
 from minicelery.result import DisabledBackend
 
 if TYPE_CHECKING:
+    from minicelery.events import Events
     from minicelery.sending import Sender
     from minicelery.settings import Settings
 
@@ -74,6 +79,13 @@ class Servers:
                 self.broker, expires=conf.result_expires, persistent=conf.result_persistent,
                 serializer=conf.result_serializer,
             )  # fmt: skip
+        if url.partition("://")[0] not in OWN_STORES:
+            # Imported where it is used: it knows apps.
+            theirs: Backend | None = _import("minicelery.alias.stores").open_store(self, url)
+            if theirs is not None:
+                return theirs
+        if url == "django-cache":
+            return open_backend(url, options={"cache": conf.cache_backend})
         return open_backend(url, options=_backend_options(conf))
 
     def _placed(self, url: str) -> str:
@@ -82,7 +94,24 @@ class Servers:
             return f"sqlite:///{self._home / url[len('sqlite:///') :]}"
         return url
 
-    # -- for programs that ask for connections -----------------------------------------------
+    @functools.cached_property
+    def events(self) -> Events:
+        """What workers and clients tell of tasks: heard, sent, put together."""
+        from minicelery.events import Events
+
+        return Events(self)
+
+    @functools.cached_property
+    def clock(self) -> Clock:
+        """Orders what this process tells and hears."""
+        return Clock()
+
+    # -- for programs that know Celery's apps ------------------------------------------------
+
+    @property
+    def loader(self) -> Loader:
+        """Imports what the app's settings name."""
+        return Loader(self)
 
     def connection_for_write(self, url: str | None = None, **_: Any) -> Connection:
         """A handle on the broker, as Celery's programs want one; minicelery keeps the connections."""
@@ -111,10 +140,27 @@ class Servers:
         return Pool(lambda: Producer(Connection(self)))
 
 
+class Transport(NamedTuple):
+    """What a program may ask of a connection's other end."""
+
+    driver_type: str  # "amqp", "redis", "sqlite", "memory"
+
+
+class Loader(NamedTuple):
+    """Imports the modules of an app's tasks, for programs that ask Celery's way."""
+
+    app: Any
+
+    def import_default_modules(self) -> None:
+        """Import what `imports`, `include` and `autodiscover_tasks` name."""
+        self.app.import_task_modules()
+
+
 class Connection:
     """Stands for the app's connections to its broker, which are made and kept by the app itself."""
 
     leads_to_app = True
+    connection_errors = recoverable_connection_errors = (OperationalError,)
 
     def __init__(self, app: Servers, url: str | None = None) -> None:
         if url is not None and app._placed(url) != app._placed(app.conf.broker_url or DEFAULT_BROKER):
@@ -133,17 +179,22 @@ class Connection:
     @property
     def connected(self) -> bool:
         """Whether the broker answers."""
-        from minicelery.exceptions import OperationalError
-
         try:
             self.ensure_connection()
         except OperationalError:
             return False
         return True
 
-    def as_uri(self, **_: Any) -> str:
-        """The broker's URL, its password masked."""
-        return self._app.broker.url
+    def as_uri(self, include_password: bool = False, **_: Any) -> str:
+        """The broker's URL, its password masked unless it is asked for."""
+        app = self._app
+        return app._placed(app.conf.broker_url or DEFAULT_BROKER) if include_password else app.broker.url
+
+    @property
+    def transport(self) -> Transport:
+        """Of which kind the broker is."""
+        scheme = self.as_uri().partition(":")[0].partition("+")[0]
+        return Transport("amqp" if "amqp" in scheme else "redis" if scheme == "rediss" else scheme)
 
     def release(self) -> None:
         """Nothing: the app keeps its connections."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -64,7 +65,7 @@ class StoredCall:
 
         PENDING is also the state of an id of which the store has no record: one that was never
         sent, that waits, that runs without `track_started`, or whose result has expired or was
-        forgotten; see `known`.
+        forgotten; see `known` and `task_track_sent`.
         """
         state: str = self._meta()["status"]
         return state
@@ -148,7 +149,8 @@ class StoredCall:
     def known(self) -> bool:
         """`exists()`: False tells a PENDING of which nothing is stored.
 
-        It does not tell whether the call was sent: one that waits in its queue has no record yet.
+        It does not tell whether the call was sent: one that waits in its queue has no record yet,
+        unless `task_track_sent` is set.
         """
         return self.exists()
 
@@ -159,20 +161,24 @@ class StoredCall:
         `done`, `actual`) and `total`; `error` is `{type, message}` of a failure.
         """
         meta = self._meta()
-        state, value = meta["status"], meta.get("result")
-        is_error = isinstance(value, BaseException)
-        out = {
-            "id": self.id,
-            "state": state,
-            "ready": state in states.ENDED,
-            "successful": state == states.SUCCESS,
-            "progress": _progress(value),
-            "result": None if is_error else value,
-            "error": {"type": type(value).__name__, "message": str(value)} if is_error else None,
-        }
+        out = as_document(self.id, meta["status"], meta.get("result"))
         if traceback:
             out["traceback"] = meta.get("traceback")
         return out
+
+
+def as_document(id: str, state: str, value: Any) -> dict[str, Any]:
+    """What `as_dict` says of a call in that state, with that result or meta."""
+    is_error = isinstance(value, BaseException)
+    return {
+        "id": id,
+        "state": state,
+        "ready": state in states.ENDED,
+        "successful": state == states.SUCCESS,
+        "progress": _progress(value),
+        "result": None if is_error else value,
+        "error": {"type": type(value).__name__, "message": str(value)} if is_error else None,
+    }
 
 
 def value_of(meta: dict[str, Any] | None) -> Any:
@@ -207,4 +213,10 @@ def _progress(value: Any) -> dict[str, Any] | None:
     total = value.get("total")
     if not isinstance(current, (int, float)) or not isinstance(total, (int, float)) or not total:
         return None
-    return {"current": current, "total": total, "percent": round(100 * current / total, 1)}
+    try:
+        percent = round(100 * current / total, 1)
+    except OverflowError:
+        return None
+    if not math.isfinite(percent) or not math.isfinite(total):
+        return None
+    return {"current": current, "total": total, "percent": percent}

@@ -15,7 +15,7 @@ from minicelery import states
 from minicelery._state import get_current_app, request_var
 from minicelery.awaiting import in_thread
 from minicelery.composing import Composing
-from minicelery.exceptions import MaxRetriesExceededError, OperationalError, Retry
+from minicelery.exceptions import BrokerUnavailable, MaxRetriesExceededError, OperationalError, Retry
 from minicelery.hooks import Hooks
 from minicelery.options import RETRY_NAMES, check_arguments_shape, check_call, check_dates, check_retry
 from minicelery.request import Request, pop, push, within
@@ -251,19 +251,23 @@ class Task(Composing[P, R], Hooks, Generic[P, R]):
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """`delay`, without blocking the event loop."""
-        return await in_thread(self.app, functools.partial(self.delay, *args, **kwargs))
+        return await in_thread(self.app, functools.partial(self.delay, *args, **kwargs), BrokerUnavailable)
 
     async def aapply_async(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[R]:
         """`apply_async`, without blocking the event loop."""
-        return await in_thread(self.app, functools.partial(self.apply_async, args, kwargs, **options))
+        return await in_thread(
+            self.app, functools.partial(self.apply_async, args, kwargs, **options), BrokerUnavailable
+        )
 
     async def aapply_many(
         self, calls: Iterable[Sequence[Any] | Mapping[str, Any]], **options: Any
     ) -> list[AsyncResult[R]]:
         """`apply_many`, without blocking the event loop."""
-        return await in_thread(self.app, functools.partial(self.apply_many, calls, **options))
+        return await in_thread(
+            self.app, functools.partial(self.apply_many, calls, **options), BrokerUnavailable
+        )
 
     def apply(
         self,
@@ -361,7 +365,15 @@ class Task(Composing[P, R], Hooks, Generic[P, R]):
         self.app._store_state(id, state or states.STARTED, meta, request)
 
     def send_event(self, type_: str, **fields: Any) -> None:
-        """Send a custom event; nothing listens until events are served."""
+        """Send an event of your own about the running task, such as ``task-progress``.
+
+        Raises EncodeError where JSON can't carry a field, OperationalError where the broker can't be reached.
+        """
+        fields.pop("retry", None)
+        fields.pop("retry_policy", None)
+        request = self.request
+        with self.app.events.default_dispatcher(request.hostname) as dispatcher:
+            dispatcher.send(type_, uuid=request.id, **fields)
 
     def add_trail(self, result: Any) -> Any:
         """Remember a result among `request.children`, unless `trail` is off; returns it."""

@@ -301,6 +301,7 @@ class Canvas:
             raise ImproperlyConfigured(
                 f"a chord needs a result backend that can count its parts, and {_named(backend)} can't: "
                 "set result_backend to a redis://, sqlite:/// or memory:// URL"
+                + getattr(backend, "instead", "")
             )
         return backend
 

@@ -1,7 +1,7 @@
-"""The whole suite in three processes side by side: ``python -m tests``.
+"""The whole suite in processes side by side: ``python -m tests``.
 
-Most of the time of tests with real workers and beats is spent waiting for them: two processes share
-their files, and the others run meanwhile.
+Most of the time of tests with real workers, beats, sites and Celery is spent waiting for them: what is listed in
+`APART` runs in processes of its own, while the others run.
 Arguments are pytest's; with any, one process runs what they ask for.
 """
 
@@ -10,9 +10,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 
-APART = ["tests/worker", "tests/beat"]
-SHARED = ["-n", "2", "--dist", "loadfile"]
+APART = [
+    ["-n", "2", "--dist", "loadfile", "tests/worker", "tests/beat"],
+    ["tests/interop", "tests/examples", "tests/contrib"],
+]
 
 
 def main(arguments: list[str]) -> int:
@@ -20,20 +23,29 @@ def main(arguments: list[str]) -> int:
     pytest = [sys.executable, "-m", "pytest"]
     if arguments:
         return subprocess.call([*pytest, *arguments])
-    with tempfile.TemporaryFile() as output:
-        beside = subprocess.Popen([*pytest, *SHARED, *APART], stdout=output, stderr=subprocess.STDOUT)
-        try:
-            code = subprocess.call([*pytest, *(f"--ignore={path}" for path in APART)])
-            code = beside.wait() or code
-        finally:
-            if beside.poll() is None:
-                beside.terminate()
-                beside.wait()
-        output.seek(0)
-        print(f"\n== {' '.join(APART)}, meanwhile", flush=True)
-        sys.stdout.buffer.write(output.read())
-        sys.stdout.flush()
-    return code
+    pytest += ["--durations=30", "--durations-min=3"]
+    apart = [folder for group in APART for folder in group if folder.startswith("tests/")]
+    with ExitStack() as stack:
+        beside = []
+        for group in APART:
+            output = stack.enter_context(tempfile.TemporaryFile())
+            process = subprocess.Popen([*pytest, *group], stdout=output, stderr=subprocess.STDOUT)
+            stack.callback(_end, process)
+            beside.append((group, process, output))
+        codes = [subprocess.call([*pytest, *(f"--ignore={folder}" for folder in apart)])]
+        for group, process, output in beside:
+            codes.append(process.wait())
+            output.seek(0)
+            print(f"\n== {' '.join(group)}, meanwhile", flush=True)
+            sys.stdout.buffer.write(output.read())
+            sys.stdout.flush()
+    return next(filter(None, codes), 0)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        process.wait()
 
 
 if __name__ == "__main__":

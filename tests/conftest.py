@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from minicelery import _state
+from tests.postgres import PostgresServer, served
 from tests.rabbit import RabbitServer
 from tests.servers import RedisServer
 
@@ -17,6 +20,13 @@ _vhosts = itertools.count(1)
 
 
 def pytest_configure() -> None:
+    _refuse_an_incomplete_ci()
+    # Whoever starts the tests in the background may have them ignore an interrupt, and the programs they start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _refuse_an_incomplete_ci() -> None:
     """In CI nothing is skipped for want of a package that a test compares with or runs on."""
     missing = [
         name
@@ -28,17 +38,32 @@ def pytest_configure() -> None:
             "cryptography",
             "django",
             "ephem",
+            "fastapi",
             "flask",
+            "flower",
             "mypy",
+            "opentelemetry",
             "PIL",
             "pika",
+            "psycopg",
             "pydantic",
+            "requests",
+            "sentry_sdk",
+            "uvicorn",
             "yaml",
         )
         if importlib.util.find_spec(name) is None
     ]
     if os.environ.get("CI") and missing:
         raise pytest.UsageError(f"not installed: {', '.join(missing)}; pip install -e '.[dev]'")
+
+
+@pytest.fixture(autouse=True)
+def no_task_outlives_its_test() -> Iterator[None]:
+    """Every task is shared with all apps of the process unless it is declared otherwise: not with later tests."""
+    before = len(_state.shared)
+    yield
+    del _state.shared[before:]
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +104,12 @@ def rabbit_url(rabbit_server: RabbitServer) -> Iterator[str]:
     rabbit_server.add_vhost(vhost)
     yield rabbit_server.url(vhost)
     rabbit_server.delete_vhost(vhost)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that all tests share."""
+    yield from served()
 
 
 @pytest.fixture

@@ -71,12 +71,11 @@ class Proxy:
 
     def _accept(self) -> None:
         while not self._stopped:
-            ready, _, _ = select.select([self._listener], [], [], 0.1)
-            if not ready:
-                continue
             try:
+                if not select.select([self._listener], [], [], 0.1)[0]:
+                    continue
                 client, _ = self._listener.accept()
-            except OSError:
+            except (OSError, ValueError):  # closed meanwhile
                 return
             try:
                 server = socket.create_connection(("127.0.0.1", self.target), 2)

@@ -164,9 +164,12 @@ class RabbitServer:
     def raise_memory_alarm(self) -> None:
         """Let the server take nothing from publishers: it sends connection.blocked, then stops reading."""
         self._do("vm_memory_monitor:set_vm_memory_high_watermark(0.000001)")
+        # Its connections are told before who asks: what a client sends from now on finds them so.
+        wait_until(lambda: self.eval("rabbit_alarm:get_alarms()") != "[]")
 
     def clear_memory_alarm(self) -> None:
         self._do("vm_memory_monitor:set_vm_memory_high_watermark(0.4)")
+        wait_until(lambda: self.eval("rabbit_alarm:get_alarms()") == "[]")
 
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the server is not running"

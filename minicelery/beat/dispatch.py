@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,14 +60,14 @@ class Dispatch:
         self._refused = refused
         self._claims = claims
 
-    def make(self, entry: Entry, due: float, again: Any = None) -> Run:
+    def make(self, entry: Entry, due: float, again: Any, options: Mapping[str, Any]) -> Run:
         """The run that is due then.  Raises whatever the arguments do."""
         # One whose schedule is asked again and again is known by the run before it.
         after, of = (entry.last, f"{entry.name}\nafter") if entry.polls else (due, entry.name)
         run = Run(entry, due, again, run_id(self._lead, of, after))
         task = self._app.tasks.get(entry.task)
         args, kwargs = entry.arguments()
-        options = {**entry.options, "task_id": run.id}
+        options = {**options, "task_id": run.id}
         if task is not None and (_sends_itself(task) or self._app.conf.task_always_eager):
             run.call = functools.partial(task.apply_async, args, kwargs, **options)
             return run

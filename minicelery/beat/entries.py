@@ -75,6 +75,8 @@ class Entry:
     """One that is not is never due."""
     since: float = 0.0
     """When it was stored, or enabled: it makes up for nothing before."""
+    begins: float = 0.0
+    """What its first run follows, or that of a new schedule; 0: when beat first sees it."""
 
     @property
     def polls(self) -> bool:
@@ -119,7 +121,7 @@ class Template(Entry):
         """The copy."""
         return Entry(
             self.name, self.task, self.timing, self.args, self.kwargs, self.options, self.catch_up,
-            enabled=self.enabled, since=self.since,
+            enabled=self.enabled, since=self.since, begins=self.begins,
         )  # fmt: skip
 
 

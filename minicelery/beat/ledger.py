@@ -126,12 +126,13 @@ def resume(entry: Entry, kept: Kept | None, now: float) -> bool:
     A new schedule does not make up for times before it, nor does an entry for those at which it
     was not enabled, or not there.
     """
+    begins = min(entry.begins or now, now)
     if kept is None:
-        entry.last = now
+        entry.last = begins
         return True
     entry.runs, entry.ran = kept.runs, kept.ran
     same = kept.mark == mark(entry.timing) or is_elapsed(entry.timing)
-    entry.last = taken_up(entry.timing, kept.last, now) if same else now
+    entry.last = taken_up(entry.timing, kept.last, now) if same else begins
     since = min(entry.since, now)
     if entry.last < since:
         entry.last = since

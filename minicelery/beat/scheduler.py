@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from minicelery.beat.entries import BadEntry
+from minicelery.beat.entries import BadEntry, Entry
 from minicelery.beat.stored import Loaded, merged
-from minicelery.exceptions import ImproperlyConfigured, OperationalError
+from minicelery.exceptions import OperationalError
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
 
 log = logging.getLogger(__name__)
 
-_CELERYS = ("celery.beat", "minicelery.beat")
-_ITS_CLASSES = ("PersistentScheduler", "Scheduler")
+
+find_options: Callable[[Celery, Entry], Mapping[str, Any]] | None = None
+"""Gives the options of an entry's next run in place of the entry's own, where another library is to see it."""
 
 
 class Scheduler:
@@ -71,36 +72,21 @@ class Scheduler:
         self._stored, self._found = self._found, None
         return False
 
+    def ran(self, entry: Entry) -> None:
+        """Called when a run of the entry has been sent: the last one was due at `entry.ran`.
 
-def open_scheduler(app: Celery, named: str | type[Scheduler] | None = None) -> Scheduler:
-    """The scheduler that is named, or else that of `beat_scheduler`.  Raises ImproperlyConfigured."""
-    return scheduler_class(app, named)(app)
+        Must be quick and raise nothing: others are due.
+        """
 
+    def lead(self) -> None:
+        """Called when this beat begins to lead, and again where others may have led meanwhile."""
 
-def scheduler_class(app: Celery, named: str | type[Scheduler] | None = None) -> type[Scheduler]:
-    """Its class."""
-    given = named or app.conf.beat_scheduler
-    kind = _find(given) if isinstance(given, str) else given
-    if not (isinstance(kind, type) and issubclass(kind, Scheduler)):
-        raise ImproperlyConfigured(
-            f"beat_scheduler={given!r:.100}: expected a subclass of minicelery.beat.Scheduler, which has "
-            "entries() and changed()"
-        )
-    return kind
+    def rest(self) -> None:
+        """Called while another beat leads."""
 
+    def send(self, holds: Callable[[], bool]) -> float:
+        """Send what it sends besides its entries, while `holds`; in how many seconds to be asked again."""
+        return math.inf
 
-def _find(name: str) -> Any:
-    module, _, attribute = name.replace(":", ".").rpartition(".")
-    if module in _CELERYS and attribute in _ITS_CLASSES:
-        return Scheduler
-    if module.startswith("django_celery_beat"):
-        raise ImproperlyConfigured(
-            f"beat_scheduler={name!r}: django-celery-beat is not part of this version; "
-            "entries are read from beat_schedule, or by a subclass of minicelery.beat.Scheduler"
-        )
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ImproperlyConfigured(
-            f"beat_scheduler={name!r}: {error}; expected module:Class, a subclass of minicelery.beat.Scheduler"
-        ) from error
+    def close(self) -> None:
+        """Called when beat ends."""

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from minicelery import signals
+from minicelery.beat import scheduler as schedulers
+from minicelery.beat.choosing import open_scheduler
 from minicelery.beat.dispatch import Dispatch, Run
 from minicelery.beat.entries import BadEntry, Entry, Template, read_entry, unknown_tasks
 from minicelery.beat.lease import Lease, lead_of
 from minicelery.beat.ledger import Kept, Ledger, known, resume
-from minicelery.beat.scheduler import Scheduler, open_scheduler
 from minicelery.beat.timing import following, is_elapsed, latest, run_for, taken_up
 from minicelery.exceptions import BrokerUnavailable, OperationalError
 
@@ -69,13 +70,13 @@ class Beat:
         self,
         app: Celery,
         *,
-        scheduler: str | type[Scheduler] | None = None,
+        scheduler: str | type[Any] | None = None,
         max_interval: float | None = None,
         clock: Clock | None = None,
         embedded: bool = False,
     ) -> None:
         self.app = app
-        self.scheduler = open_scheduler(app, scheduler)
+        self.scheduler = open_scheduler(app, scheduler, max_interval)
         self.max_interval = max_interval or app.conf.beat_max_loop_interval or LONGEST_SLEEP
         self.lead = lead_of(app)
         self.entries: dict[str, Entry] = {}
@@ -93,6 +94,7 @@ class Beat:
             app, self.lead, self._ledger, self._note_sent, self._put_off, claims=claims
         )  # fmt: skip
         self._heap: list[tuple[float, int, Entry]] = []
+        self._ask_at = math.inf  # the scheduler, for what it sends itself
         self._is_read = False  # the entries are
         self._is_ready = False  # how far they have come is known
         self._is_whole = True  # what is stored could be read
@@ -135,6 +137,7 @@ class Beat:
                     last()
             except OperationalError as error:
                 log.warning("beat: could not say goodbye, another one leads in a few seconds: %s", error)
+        self.scheduler.close()
 
     def turn(self) -> float:
         """Send what is due, if we lead; the seconds until the next turn."""
@@ -147,6 +150,8 @@ class Beat:
                 self._is_ready = False  # others may have led since
             if self.lease.leads:
                 self._lead()
+            else:
+                self.scheduler.rest()
         except OperationalError as error:
             self._is_ready = False
             return self._wait_for_broker(error)
@@ -164,6 +169,7 @@ class Beat:
         while self._heap and self._heap[0][0] <= now and self._holds():
             self._send_due(now)
         self._write()
+        self._ask_at = self._clock.steady() + self.scheduler.send(self._holds)
 
     def _holds(self) -> bool:
         return self.lease.holds(self._clock.steady())
@@ -171,7 +177,8 @@ class Beat:
     def _pause(self) -> float:
         ask = self.lease.ask_at - self._clock.steady()
         due = self._heap[0][0] - self._clock.now() if self._heap and self.lease.leads else ask
-        return max(0.0, min(ask, due, self.max_interval))
+        again = self._ask_at - self._clock.steady() if self.lease.leads else ask
+        return max(0.0, min(ask, due, again, self.max_interval))
 
     def _wait_for_broker(self, error: OperationalError) -> float:
         if self._failures % 60 == 0:
@@ -251,6 +258,7 @@ class Beat:
         log.info("beat: leading, as %s", self.lease.holder)
         self._place(kept, self.entries)
         self._ledger.note_all(self.entries.values(), self._clock.steady())
+        self.scheduler.lead()
 
     def _stored(self) -> dict[str, Kept]:
         """What was written by who led before, and what was changed meanwhile.
@@ -351,11 +359,15 @@ class Beat:
         if due is None:
             return None
         try:
-            return self._dispatch.make(entry, due, again)
+            return self._dispatch.make(entry, due, again, self._options_of(entry))
         except Exception as error:
             log.error("beat: entry %r can't be sent, the others go on: %s", entry.name, error)
             self._advance(entry, due, again)
             return None
+
+    def _options_of(self, entry: Entry) -> Mapping[str, Any]:
+        find = schedulers.find_options
+        return entry.options if find is None else find(self.app, entry)
 
     def _due(self, entry: Entry, now: float) -> tuple[float | None, Any]:
         """The due time of the run to send now, None if there is none; and what an entry that polls says next."""
@@ -386,6 +398,7 @@ class Beat:
             log.info("Scheduler: Sending due task %s (%s)[%s]", entry.name, entry.task, run.id)
         entry.ran = run.due
         self._advance(entry, run.due, run.again)
+        self.scheduler.ran(entry)
 
     def _put_off(self, run: Run, error: Exception) -> None:
         """Try a run again later that was refused: it must not keep the others."""

@@ -54,7 +54,8 @@ def run_for(entry: Entry, now: float, deadline: float | None) -> float | None:
     Of several that were missed it is the last.  `deadline` is `beat_cron_starting_deadline`.
     """
     due = latest(entry.timing, entry.due, now)
-    if deadline is not None and isinstance(entry.timing, crontab) and now - due > deadline:
+    timing = getattr(entry.timing, "inner", entry.timing)  # of one with a beginning or an end
+    if deadline is not None and isinstance(timing, crontab) and now - due > deadline:
         return None
     if entry.catch_up == "skip" and now - due > LATE:
         return None

@@ -8,13 +8,17 @@ step. `tests/conformance` tells the author of a new one when it is done.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from minicelery.broker.url import AMQP_SCHEMES, ServerURL, parse_urls
 from minicelery.exceptions import ImproperlyConfigured
 from minicelery.limits import Ask, TaskLimits, Wait, of_task
 from minicelery.message import DeadLetter, Delivery, Group, Message, Outcome, Record
+
+if TYPE_CHECKING:
+    from minicelery.broker.post import Letter, Post
 
 LEASE = 12.0
 """Seconds a consumer keeps what it holds after its last sign of life."""
@@ -67,6 +71,25 @@ class Consumer(Protocol):
         Only where the consumer can't adopt.  Raises BrokerUnavailable where it is not held any more.
         """
 
+    def skip(self, queues: Collection[str]) -> None:
+        """From the next `swap` on fetch nothing from these of its queues; from all others again.
+
+        What is held of them is settled as ever.  A queue that goes away with its last consumer
+        is not skipped.
+        """
+
+    def post(self, letters: Sequence[Letter]) -> None:
+        """Have letters leave with the next `swap` or `extend`, at no further trip.  From any thread.
+
+        They go out after what is settled, and whatever becomes of them, it fails nothing: where the
+        trip fails they may be lost.  Of more than `post.WAITING` or `WAITING_BYTES` that wait the oldest
+        are dropped.
+        """
+
+    @property
+    def letters_dropped(self) -> int:
+        """How many letters were dropped: too many waited, or they could not be sent."""
+
     def wake(self) -> None:
         """End a waiting `swap` now, or the next one at once.  From any thread."""
 
@@ -93,6 +116,10 @@ class Broker(Protocol):
     url: str  # masked: safe to print
     place: str  # tells its queues from those of others, by whatever name or port it is reached
 
+    @property
+    def post(self) -> Post:
+        """Letters to whoever listens: remote control and events."""
+
     def publish(
         self, messages: Sequence[Message], *, deadline: float | None = None, attempts: int | None = None
     ) -> Mapping[str, str] | None:
@@ -115,7 +142,7 @@ class Broker(Protocol):
         """
 
     def size(self, queue: str) -> int:
-        """Messages ready in `queue`: neither held by a consumer nor delayed."""
+        """Messages ready in `queue`: neither held by a consumer nor delayed; also those whose delay is over."""
 
     def delayed(self, queue: str) -> int | None:
         """Messages of `queue` that wait for their time, or for a limit; None where it can't tell."""
@@ -128,6 +155,15 @@ class Broker(Protocol):
 
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """The newest rejected messages of `queue`, newest first."""
+
+    def replay_dead(self, queue: str, ids: Collection[str] | None = None) -> int:
+        """Put dead letters back on `queue` as if newly sent, oldest first: those of `ids`, None: all.
+
+        How many they were.  The runs that died under them are forgotten.
+        """
+
+    def discard_dead(self, queue: str, ids: Collection[str] | None = None) -> int:
+        """Throw dead letters away: those of `ids`, None: all; how many they were."""
 
     def remember(self, topic: str, key: str, ttl: float, value: bytes = b"") -> None:
         """Keep a small durable record, e.g. a revoked id under topic ``revoked``.
@@ -321,6 +357,16 @@ _BACKENDS = {
 }
 
 
+OWN_STORES = frozenset(_BACKENDS)
+"""Schemes of result stores that are minicelery's."""
+
+_BY_NAME = {
+    "django-db": "minicelery.contrib.django.results.database:DatabaseBackend",
+    "django-cache": "minicelery.contrib.django.results.cache:CacheBackend",
+}
+"""Result stores that are not named by a URL."""
+
+
 def open_broker(url: str, *, options: Mapping[str, Any] | None = None) -> Broker:
     """The broker that `url`'s scheme names; imports its client, connects to nothing.
 
@@ -337,8 +383,20 @@ def open_backend(url: str, *, options: Mapping[str, Any] | None = None) -> Backe
 
     `options` are `result_backend_transport_options`.  Raises ImproperlyConfigured.
     """
+    if url in _BY_NAME:
+        return open_by_name(url, options or {})
     (server, *_) = parse_urls(url)
     backend: Backend = _load(server, _BACKENDS, "result_backend")(server, options or {})
+    return backend
+
+
+def open_by_name(name: str, options: Mapping[str, Any]) -> Backend:
+    """A result store of a framework that the program is in.  Raises ImproperlyConfigured."""
+    if importlib.util.find_spec("django") is None:
+        raise ImproperlyConfigured(f"result_backend={name!r} needs Django, which is not installed")
+    importlib.import_module("minicelery.contrib.django.results").check(name)
+    module, _, kind = _BY_NAME[name].partition(":")
+    backend: Backend = getattr(importlib.import_module(module), kind)(options)
     return backend
 
 

@@ -37,7 +37,7 @@ class Archive(Protocol):
 
 
 _ARCHIVES = {
-    "memory": "minicelery.broker.memory_archive:MemoryArchive",
+    "memory": "minicelery.broker.memory.archive:MemoryArchive",
     **dict.fromkeys(
         ("redis", "rediss", "redis+socket", "valkey"), "minicelery.broker.redis.archive:RedisArchive"
     ),

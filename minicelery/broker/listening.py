@@ -44,12 +44,15 @@ _LISTENERS = {
 
 def open_listener(backend: Backend) -> Listener:
     """A listener of `backend`; connects at its first `wait`."""
+    if (own := getattr(backend, "listener", None)) is not None:
+        listener: Listener = own()
+        return listener
     kind = type(backend)
     target = _LISTENERS.get(f"{kind.__module__}.{kind.__qualname__}")
     if target is None:
         return WatchListener(backend)
     module, _, name = target.partition(":")
-    listener: Listener = getattr(importlib.import_module(module), name)(backend)
+    listener = getattr(importlib.import_module(module), name)(backend)
     return listener
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from minicelery.forking import call_in_forked_children
 from minicelery.message import new_id
 
 
@@ -43,13 +42,7 @@ class Pool:
         self.limit = max(1, limit)
         self._late = late
         self._reset()
-        pool = weakref.ref(self)
-
-        def reset() -> None:
-            if (found := pool()) is not None:
-                found._reset()
-
-        os.register_at_fork(after_in_child=reset)
+        call_in_forked_children(self._reset)
 
     def _reset(self) -> None:
         # The parent's sockets are left alone: closing our copy does not close theirs.

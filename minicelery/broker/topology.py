@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from minicelery.exceptions import QueueNotFound
+
 
 @dataclass(frozen=True, slots=True)
 class ExchangeSpec:
@@ -57,3 +59,31 @@ class QueueSpec:
 def plain_queue(name: str) -> QueueSpec:
     """A durable queue with a direct exchange of its own name, as Celery makes a queue it is not told about."""
     return QueueSpec(name, (BindingSpec(ExchangeSpec(name), name),))
+
+
+ASIDE = ".paused"
+"""What the names of queues end with in which messages of paused tasks wait."""
+
+
+def aside(queue: str) -> str:
+    """The queue where messages of paused tasks of `queue` wait."""
+    return queue + ASIDE
+
+
+def is_aside(queue: str) -> bool:
+    """Whether messages of paused tasks wait there."""
+    return queue.endswith(ASIDE)
+
+
+def with_those_aside(spec_of: Callable[[str], QueueSpec]) -> Callable[[str], QueueSpec]:
+    """The same, and a plain queue for what is put aside where unknown queues are refused."""
+
+    def found(name: str) -> QueueSpec:
+        try:
+            return spec_of(name)
+        except QueueNotFound:
+            if not name.endswith(ASIDE):
+                raise
+            return plain_queue(name)
+
+    return found

@@ -14,7 +14,7 @@ from minicelery.canvas import stamping
 from minicelery.canvas.given import check_link, checked
 from minicelery.canvas.parts import listed, read, read_body, texts, told_apart, without_repeats
 from minicelery.canvas.signatures import L, Signature, signature
-from minicelery.exceptions import ImproperlyConfigured
+from minicelery.exceptions import BrokerUnavailable, ImproperlyConfigured
 from minicelery.message import new_id
 
 if TYPE_CHECKING:
@@ -126,7 +126,9 @@ class Compound(Signature[Any]):
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Any:
         """`apply_async`, without blocking the event loop."""
-        return await in_thread(self._app, partial(self.apply_async, args, kwargs, **options))
+        return await in_thread(
+            self._app, partial(self.apply_async, args, kwargs, **options), BrokerUnavailable
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Send it with these arguments."""

@@ -123,8 +123,17 @@ def accumulate(*args: Any, index: int | None = None, **_: Any) -> Any:
     return args if index is None else args[index]
 
 
+def backend_cleanup() -> None:
+    from minicelery._state import get_current_app
+
+    # Of stores that were written for Celery: minicelery's own drop what has expired by themselves.
+    if (cleanup := getattr(get_current_app().backend, "cleanup", None)) is not None:
+        cleanup()
+
+
 BUILT_IN: dict[str, Callable[..., Any]] = {
     "celery.accumulate": accumulate,
+    "celery.backend_cleanup": backend_cleanup,
     "celery.map": run_map,
     "celery.starmap": run_starmap,
     "celery.chunks": run_chunks,

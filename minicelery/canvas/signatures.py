@@ -15,7 +15,7 @@ from minicelery.awaiting import in_thread
 from minicelery.canvas import stamping
 from minicelery.canvas.given import arguments, check_link, checked, meant, reaches
 from minicelery.canvas.given import as_list as as_list
-from minicelery.exceptions import ImproperlyConfigured
+from minicelery.exceptions import BrokerUnavailable, ImproperlyConfigured
 from minicelery.message import new_id
 
 if TYPE_CHECKING:
@@ -328,11 +328,13 @@ class Signature(dict[str, Any], Generic[R]):
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Result[R]:
         """`apply_async`, without blocking the event loop."""
-        return await in_thread(self._app, partial(self.apply_async, args, kwargs, **options))
+        return await in_thread(
+            self._app, partial(self.apply_async, args, kwargs, **options), BrokerUnavailable
+        )
 
     async def adelay(self, *args: Any, **kwargs: Any) -> Result[R]:
         """`delay`, without blocking the event loop."""
-        return await in_thread(self._app, partial(self.delay, *args, **kwargs))
+        return await in_thread(self._app, partial(self.delay, *args, **kwargs), BrokerUnavailable)
 
     def apply(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any

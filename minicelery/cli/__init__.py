@@ -1,7 +1,7 @@
 """The command line: one group, its commands imported when they are used.
 
 `main` is the only place where an exception becomes lines on stderr and an exit code: 0 done,
-1 failed, 2 used wrongly, 78 configured wrongly, 130 interrupted.
+1 failed, 2 used wrongly, 69 nobody answers, 78 configured wrongly, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,45 +11,68 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from minicelery.cli import ui
 from minicelery.cli.session import Session, common_options
-from minicelery.exceptions import (
-    DuplicateTaskNameWarning,
-    ImproperlyConfigured,
-    MiniCeleryError,
-    UnknownSetting,
-)
+from minicelery.exceptions import ImproperlyConfigured, MiniCeleryError
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
 
 COMMANDS = {
     "demo": "See tasks run: nothing to install or to configure.",
+    "init": "Write a first tasks.py.",
+    "dev": "Run a worker and beat, anew after each change.",
     "worker": "Run tasks.",
     "beat": "Send periodic tasks when they are due.",
     "schedule": "Show and change what beat sends.",
     "call": "Send a task, and wait for its result if asked to.",
     "result": "Show the result of a task.",
+    "status": "Show which workers are there.",
+    "inspect": "Ask running workers what they do.",
+    "control": "Change running workers: pools, queues, limits, or stop them.",
+    "flower": "Run Flower on this app.",
+    "health": "Tell whether the workers of this machine are well.",
+    "events": "Print what workers and clients tell, as it happens.",
+    "top": "Watch workers, queues and tasks.",
     "graph": "Draw a composition, or what has become of one.",
+    "queues": "Show what is in each queue, and what is paused.",
+    "pause": "Have no worker fetch from a queue, or run a task.",
+    "resume": "Have workers fetch from a queue, or run a task, again.",
+    "dead": "List, show, replay and discard dead letters.",
     "list": "Show queues, what is in them, and how they are bound.",
     "purge": "Delete the messages that wait in queues.",
+    "doctor": "Look for what is wrong, and say what to do about it.",
     "report": "Show versions, platform and settings, for bug reports.",
+    "shell": "Python with the app and its tasks at hand.",
+    "migrate": "Move messages from one broker to another.",
+    "completion": "Print a script that completes commands, options and names.",
 }
-"""Each is the attribute of its own name in the module `minicelery.cli.<name>`, but for those below."""
+"""Each is the attribute of its own name in the module `minicelery.cli.<name>`, but for `_PLACES`."""
 
-_ATTRIBUTES = {"list": "listing"}  # a module `list` here would hide the type from this one
+_PLACES = {
+    "list": "listing",  # a module `list` here would hide the type from this one
+    "resume": "pause:resume",
+    "status": "remote:status",
+    "inspect": "remote:inspect",
+    "control": "remote:control",
+}
 
-RESERVED = (
-    "amqp", "control", "dashboard", "dev", "doctor", "events", "flower", "health", "init", "inspect",
-    "logtool", "migrate", "multi", "queues", "retry", "shell", "status",
-    "tasks", "top", "upgrade",
-)  # fmt: skip
-"""Commands of Celery's, and of later versions, that this version does not have."""
+ELSEWHERE = {
+    "amqp": "queues and list show what is on the server; rabbitmqadmin changes it",
+    "dashboard": "there are top, in a terminal, and flower",
+    "logtool": "a log of JSON lines, by worker --log-format json, can be asked with jq",
+    "multi": "let a service manager run each worker, or start it with: nohup … &",
+    "retry": "call sends a task again; dead replay, one that was rejected",
+    "tasks": "doctor counts the app's tasks; inspect registered asks workers for theirs",
+    "upgrade": "settings of old names are understood as they are",
+}
+"""Commands of Celery's, and ones that may be thought of, which this version does not have."""
 
 
 def main(argv: Sequence[str] | None = None, *, app: Celery | None = None) -> int:
@@ -59,9 +82,10 @@ def main(argv: Sequence[str] | None = None, *, app: Celery | None = None) -> int
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     ui.use_colour(None)
+    session = Session(app)
     try:
         with _short_warnings():
-            code = group.main(arguments, prog_name="minicelery", standalone_mode=False, obj=Session(app))
+            code = group.main(arguments, prog_name="minicelery", standalone_mode=False, obj=session)
         return code if isinstance(code, int) else 0
     except SystemExit as exit:  # click's own: a closed pipe, shell completion
         return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
@@ -70,6 +94,8 @@ def main(argv: Sequence[str] | None = None, *, app: Celery | None = None) -> int
             _print_traceback(failure)
         return _explain(failure)
     finally:
+        with suppress(MiniCeleryError, OSError):
+            session.close()
         _flush()
 
 
@@ -90,6 +116,11 @@ def _explain(failure: BaseException) -> int:
         ui.error(*ui.split_hint(failure))
         default = ui.CONFIGURATION if isinstance(failure, ImproperlyConfigured) else 1
         return int(getattr(failure, "exit_code", default))
+    from minicelery.cli.find_app import fault_of_program
+
+    if (fault := fault_of_program(failure, Path.cwd())) is not None:
+        ui.error(str(fault), fault.hint)
+        return fault.exit_code
     _print_traceback(failure)
     ui.error(
         f"unexpected {type(failure).__name__}: {failure}", "this is a fault in minicelery: please report it"
@@ -105,6 +136,7 @@ def _explain_usage(failure: click.UsageError) -> int:
         hint = "did you mean " + " or ".join(repr(one) for one in sorted(near)) + "?"
     elif hint is None and failure.ctx is not None:
         hint = f"see {failure.ctx.command_path} --help"
+    text = " ".join(text.split()).removesuffix(".")
     ui.error(text[:1].lower() + text[1:], hint)
     return failure.exit_code
 
@@ -129,7 +161,7 @@ def _short_warnings() -> Iterator[None]:
     before = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
-        if issubclass(category, (UnknownSetting, DuplicateTaskNameWarning)):
+        if category.__module__.partition(".")[0] == "minicelery":
             ui.warning(str(message))
         else:
             before(message, category, *more, **named)
@@ -150,9 +182,11 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        attribute = _ATTRIBUTES.get(name, name)
-        command: click.Command = getattr(importlib.import_module(f"minicelery.cli.{attribute}"), attribute)
-        return command
+        module, _, attribute = _PLACES.get(name, name).partition(":")
+        found: click.Command = getattr(
+            importlib.import_module(f"minicelery.cli.{module}"), attribute or module
+        )
+        return found
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -168,11 +202,9 @@ class LazyGroup(click.Group):
 
 
 def _unknown_command(name: str) -> ui.CommandError:
-    if name in RESERVED:
+    if name in ELSEWHERE:
         return ui.CommandError(
-            f"'minicelery {name}' is not part of this version",
-            hint="this version has " + ", ".join(COMMANDS),
-            exit_code=ui.USAGE,
+            f"'minicelery {name}' is not part of this version", hint=ELSEWHERE[name], exit_code=ui.USAGE
         )
     hint = ui.did_you_mean(name, list(COMMANDS)) or "see minicelery --help"
     return ui.CommandError(f"no such command {name!r}", hint=hint, exit_code=ui.USAGE)
@@ -190,7 +222,7 @@ def _print_version(context: click.Context, parameter: click.Parameter, wanted: b
     cls=LazyGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="New here?  Run: minicelery demo",
+    epilog="New here?  Run: minicelery demo, then: minicelery init",
 )
 @common_options(after_command=False)
 @click.option(

@@ -26,9 +26,7 @@ log = logging.getLogger(__name__)
 @click.command(short_help="Send periodic tasks when they are due.")
 @common_options()
 @click.option("-s", "--schedule", metavar="FILE", hidden=True)
-@click.option(
-    "-S", "--scheduler", metavar="MODULE:CLASS", help="Where entries come from; a minicelery.beat.Scheduler."
-)
+@click.option("-S", "--scheduler", metavar="MODULE:CLASS", help="Where entries come from.")
 @click.option(
     "--max-interval", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Longest sleep."
 )
@@ -66,6 +64,9 @@ def beat(
     """
     if schedule is not None:
         session.note("--schedule is not needed: the last runs are remembered in the broker")
+    from minicelery.cli.advice import refuse_without_fork
+
+    refuse_without_fork()
     app = session.app()
     include_modules(app, include or ())
     from minicelery.beat import Beat
@@ -103,6 +104,10 @@ def banner(beat: Beat) -> str:
 
 
 def _upcoming(beat: Beat) -> list[str]:
+    from minicelery.beat.ticking import TickingScheduler
+
+    if isinstance(beat.scheduler, TickingScheduler):
+        return [f" schedule:  of {beat.scheduler.described}, which sends what it has itself"]
     from minicelery.beat.entries import read_entry
     from minicelery.schedules.words import from_now, in_words
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minicelery.cli import ui
+from minicelery.cli.completing import queue_names, task_names
 from minicelery.cli.session import Session, common_options
 from minicelery.exceptions import ImproperlyConfigured, TimeoutError
 from minicelery.registry import OWN_TASKS
@@ -99,7 +100,7 @@ def seconds_or_moment(text: str) -> float | datetime:
 
 
 @click.command(cls=CallCommand, short_help="Send a task, and wait for its result if asked to.")
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", shell_complete=task_names)
 @click.argument("words", nargs=-1, metavar="[ARG]...")
 @common_options()
 @click.option("-a", "--args", type=json_list, metavar="JSON", help="Arguments, as a list.")
@@ -107,7 +108,7 @@ def seconds_or_moment(text: str) -> float | datetime:
 @click.option("--countdown", type=float, metavar="SECONDS", help="Run it so much later.")
 @click.option("--eta", type=moment, metavar="TIME", help="Run it then.")
 @click.option("--expires", type=seconds_or_moment, metavar="SECONDS|TIME", help="Don't run it after that.")
-@click.option("-Q", "--queue", metavar="NAME", help="Queue to send it to.")
+@click.option("-Q", "--queue", metavar="NAME", help="Queue to send it to.", shell_complete=queue_names)
 @click.option("--exchange", hidden=True)
 @click.option("--routing-key", hidden=True)
 @click.option("--priority", type=click.IntRange(0, 9), help="0 to 9.")
@@ -188,7 +189,7 @@ def _wait(session: Session, result: AsyncResult[Any], name: str, wait: float | N
         ui.say_json(result.as_dict())
         return 0 if result.successful() else 1
     if result.successful():
-        ui.say(json.dumps(value, ensure_ascii=False, default=str))
+        ui.say(ui.json_text(value))
         return 0
     raise ui.CommandError(
         f"{name} ended as {result.state}: {type(value).__name__}: {value}",

@@ -71,7 +71,7 @@ def demo(session: Session, /) -> int:
 
 def _say_what_next() -> None:
     ui.say()
-    ui.say(f"Now your own.  Put this into {click.style('tasks.py', bold=True)}:")
+    ui.say(f"Now your own.  Put this into {click.style('tasks.py', bold=True)}, as minicelery init does:")
     ui.say()
     for line in _NEXT.splitlines():
         ui.say("    " + click.style(line, fg="cyan") if line else "")
@@ -90,7 +90,7 @@ class Screen:
 
     def __init__(self) -> None:
         self.moves = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        self.symbols = _UNICODE if _can_print("".join(_UNICODE.values())) else _ASCII
+        self.symbols = _UNICODE if ui.can_print("".join(_UNICODE.values())) else _ASCII
         self._status = ""
 
     def heading(self, title: str, text: str) -> None:
@@ -127,14 +127,6 @@ class Screen:
             self.status(f"    {click.style(id[:8], dim=True)}  {call.ljust(24)} {bar} {percent}")
         elif done and done % max(1, total // 4) == 0:
             ui.say(f"    {id[:8]}  {call.ljust(24)} {percent}")
-
-
-def _can_print(text: str) -> bool:
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 @dataclass(slots=True)

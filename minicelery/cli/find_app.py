@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from minicelery.cli.ui import CONFIGURATION, USAGE, CommandError, did_you_mean
 from minicelery.exceptions import ImproperlyConfigured
+from minicelery.modules import without_celery
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -26,6 +27,9 @@ CANDIDATES = ("celery.py", "celery_app.py", "tasks.py", "app.py", "main.py")
 
 _PREFERRED = ("app", "celery")  # attributes, in Celery's order
 _FACTORIES = ("create_app", "make_app", "create_celery", "make_celery", "celery_init_app", "get_app")
+_PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s@]*@")
+_WHOLE = "MINICELERY_TRACEBACK=1 shows the whole traceback"
+_PACKAGE = str(Path(__file__).resolve().parents[1])
 _ATTRIBUTE = re.compile(r"(?P<path>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?P<call>\(\))?")
 
 
@@ -49,7 +53,7 @@ def find_app(spec: str, directory: Path) -> Celery:
     """The app that `spec` means, imported with `directory` first on the path.
 
     `spec` is ``module``, ``module:attribute``, ``module.attribute``, ``module:factory()``,
-    ``file.py`` or ``file.py:attribute``.  Raises AppNotFound, or CommandError where the
+    ``file.py`` or ``file.py:attribute``; the () of a factory may be left out.  Raises AppNotFound, or CommandError where the
     module's own code fails.
     """
     location, attribute = _split(spec)
@@ -74,6 +78,8 @@ def guess_app(directory: Path, environ: Mapping[str, str]) -> Guess | None:
             return Guess(find_app(spec, directory), spec, f"in ${variable}")
     if spec := configured_app(directory):
         return Guess(find_app(spec, directory), spec, "in pyproject.toml")
+    if (guess := _django_app(directory, environ)) is not None:
+        return guess
     for name in CANDIDATES:
         if _mentions_celery(directory / name):
             _prepend(directory)
@@ -103,6 +109,33 @@ def configured_app(directory: Path) -> str | None:
     except tomllib.TOMLDecodeError as failure:
         raise CommandError(f"{directory / 'pyproject.toml'}: {failure}", exit_code=CONFIGURATION) from failure
     return value if isinstance(value, str) else None
+
+
+def set_up_django(directory: Path) -> None:
+    """Have Django ready, so that modules with models can be imported.  Raises ImproperlyConfigured."""
+    if importlib.util.find_spec("django") is not None:
+        _prepend(directory)
+        importlib.import_module("minicelery.contrib.django.fixup").set_up()
+
+
+def _django_app(directory: Path, environ: Mapping[str, str]) -> Guess | None:
+    """The app of the project whose manage.py is here, or that DJANGO_SETTINGS_MODULE names."""
+    name = environ.get("DJANGO_SETTINGS_MODULE") or _settings_of_manage(directory)
+    if not name or importlib.util.find_spec("django") is None:
+        return None
+    os.environ["DJANGO_SETTINGS_MODULE"] = name
+    set_up_django(directory)
+    app = importlib.import_module("minicelery.contrib.django.project").find_app()
+    return None if app is None else Guess(app, str(app.main), f"in the Django project of {name}")
+
+
+def _settings_of_manage(directory: Path) -> str | None:
+    try:
+        text = (directory / "manage.py").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.search(r"""["']DJANGO_SETTINGS_MODULE["']\s*,\s*["']([\w.]+)["']""", text)
+    return found and found[1]
 
 
 def _split(spec: str) -> tuple[str, str | None]:
@@ -180,25 +213,66 @@ def _load_file(name: str, path: Path) -> ModuleType:
     return module
 
 
+def fault_of_program(failure: BaseException, directory: Path) -> CommandError | None:
+    """What the project's own code has done wrong, in two lines; None where it was not that code.
+
+    A module that `include` or the settings name may not be there, or may fail as it is imported.
+    """
+    if isinstance(failure, ImportError) and _is_settings(failure):
+        text, _, hint = str(failure).partition("; ")
+        return CommandError(text, hint=hint or None, exit_code=CONFIGURATION)
+    place = _place(failure, directory, only_there=True)
+    if place is None and not isinstance(failure, ImportError):
+        return None
+    if isinstance(failure, ModuleNotFoundError) and place is None:
+        hint = f"is it named in include or imports of the app? Modules are looked for from {directory}"
+        return CommandError(f"importing {failure.name!r} failed: {failure}", hint=hint)
+    text = f"{type(failure).__name__}: {failure}"
+    return CommandError(f"{text}\n  {place}" if place else text, hint=_WHOLE)
+
+
+def _is_settings(failure: ImportError) -> bool:
+    frames = traceback.extract_tb(failure.__traceback__)
+    return bool(frames) and os.path.dirname(frames[-1].filename) == os.path.join(_PACKAGE, "settings")
+
+
 def _import_failed(name: str, failure: BaseException, directory: Path) -> CommandError:
+    if isinstance(failure, ImportError) and _is_settings(failure):
+        return fault_of_program(failure, directory) or CommandError(str(failure))
     kind = type(failure).__name__
     place = _place(failure, directory)
-    hint = "MINICELERY_TRACEBACK=1 shows the whole traceback"
-    if isinstance(failure, ModuleNotFoundError) and failure.name == "celery":
-        hint = "write 'from minicelery import …' for 'from celery import …'"
+    hint = _WHOLE
+    if (missing := without_celery(failure)) is not None:
+        hint = missing
+    if isinstance(failure, ImportError) and "partially initialized module" in str(failure) and place:
+        other = Path(place.partition(":")[0]).stem
+        hint = f"{other} and {failure.name} import each other; begin with the other one: -A {other}"
     text = f"importing {name!r} failed: {kind}: {failure}"
     code = CONFIGURATION if isinstance(failure, ImproperlyConfigured) else 1
     return CommandError(f"{text}\n  {place}" if place else text, hint=hint, exit_code=code)
 
 
-def _place(failure: BaseException, directory: Path) -> str | None:
+def _place(failure: BaseException, directory: Path, *, only_there: bool = False) -> str | None:
     """``file:line: source`` of the deepest frame in the project; of any file if there is none."""
     if isinstance(failure, SyntaxError) and failure.filename:
-        return f"{failure.filename}:{failure.lineno}: {(failure.text or '').strip()}"
+        return _line(failure.filename, failure.lineno, failure.text)
     frames = list(_frames(failure.__traceback__))
     own = [frame for frame in frames if frame.filename.startswith(str(directory) + os.sep)]
-    own = [frame for frame in own if f"{os.sep}site-packages{os.sep}" not in frame.filename] or frames
-    return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else None
+    own = [frame for frame in own if not _is_installed(frame.filename)] or ([] if only_there else frames)
+    if not own:
+        return None
+    # What a setting has wrong is said without showing those beside it: a password may be among them.
+    source = None if isinstance(failure, ImproperlyConfigured) else own[-1].line
+    return _line(own[-1].filename, own[-1].lineno, source)
+
+
+def _line(filename: str, number: int | None, source: str | None) -> str:
+    shown = _PASSWORD.sub(r"\1**@", (source or "").strip())
+    return f"{filename}:{number}: {shown}" if shown else f"{filename}:{number}"
+
+
+def _is_installed(filename: str) -> bool:
+    return f"{os.sep}site-packages{os.sep}" in filename or filename.startswith(_PACKAGE + os.sep)
 
 
 def _frames(trace: TracebackType | None) -> Iterator[traceback.FrameSummary]:
@@ -231,7 +305,7 @@ def _named(module: ModuleType, attribute: str, spec: str) -> Celery:
                 f"module {module.__name__!r} has no attribute {match['path']!r}",
                 did_you_mean(part, _public(module)) or _factory_hint(module),
             ) from None
-    if match["call"]:
+    if match["call"] or (inspect.isfunction(value) and _is_factory(match["path"], value)):
         value = _call(value, spec)
     elif isinstance(value, ModuleType):
         return _pick(value, None, spec)
@@ -239,10 +313,18 @@ def _named(module: ModuleType, attribute: str, spec: str) -> Celery:
     if app is None:
         name = match["path"]
         hint = f'it is a function; try -A "{module.__name__}:{name}()"' if inspect.isfunction(value) else None
+        here = ", ".join(_search(module))
         raise AppNotFound(
-            f"{spec!r} is a {type(value).__name__}, not a Celery app", hint or _foreign_hint(value)
+            f"{spec!r} is {_kind_of(value)}, not a Celery app",
+            hint or _foreign_hint(value) or (f"of {module.__name__!r} these are: {here}" if here else None),
         )
     return app
+
+
+def _kind_of(value: Any) -> str:
+    from minicelery.task import Task
+
+    return "a task" if isinstance(value, Task) else f"a {type(value).__name__}"
 
 
 def _call(factory: Any, spec: str) -> Any:
@@ -254,7 +336,7 @@ def _call(factory: Any, spec: str) -> Any:
         place = _place(failure, Path.cwd())
         raise CommandError(
             f"{spec!r} failed: {type(failure).__name__}: {failure}" + (f"\n  {place}" if place else ""),
-            hint="MINICELERY_TRACEBACK=1 shows the whole traceback",
+            hint=_WHOLE,
         ) from failure
 
 
@@ -307,8 +389,11 @@ def _nothing(module: ModuleType, spec: str) -> AppNotFound:
 
 
 def _foreign_hint(value: Any) -> str | None:
-    if any(f"{base.__module__}.{base.__name__}" == "celery.app.base.Celery" for base in type(value).__mro__):
+    kinds = {f"{base.__module__}.{base.__name__}" for base in type(value).__mro__}
+    if "celery.app.base.Celery" in kinds:
         return "it is an app of the package celery; write 'from minicelery import Celery'"
+    if "flask.app.Flask" in kinds:
+        return "give the Flask app a Celery app: Minicelery(app) or init_app(app) of minicelery.contrib.flask"
     return None
 
 

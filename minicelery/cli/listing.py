@@ -10,7 +10,7 @@ import click
 
 from minicelery.broker.topology import plain_queue
 from minicelery.cli import ui
-from minicelery.cli.purge import queue_list, queue_names
+from minicelery.cli.choosing import as_json, note_unknown_queues, queue_names, which_queues
 from minicelery.cli.session import Session, common_options
 
 if TYPE_CHECKING:
@@ -52,28 +52,23 @@ def listing(context: click.Context) -> int | None:
     return None
 
 
-_which_queues = click.option(
-    "-Q", "--queues", multiple=True, callback=queue_list, metavar="LIST", help="These, comma-separated."
-)
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-
-
 @listing.command("queues", short_help="What is in each queue.")
 @common_options()
-@_which_queues
-@_as_json
+@which_queues
+@as_json
 @click.pass_obj
 def list_queues(session: Session, /, *, queues: Sequence[str], as_json: bool) -> int:
     """Print how many messages of each queue are ready, delayed and dead."""
     app = session.app()
-    _print([asdict(_counted(app.broker, name)) for name in queues or queue_names(app.conf)], as_json)
+    note_unknown_queues(session, app, queues)
+    _print([asdict(counted(app.broker, name)) for name in queues or queue_names(app.conf)], as_json)
     return 0
 
 
 @listing.command("bindings", short_help="Which exchanges feed which queue.")
 @common_options()
-@_which_queues
-@_as_json
+@which_queues
+@as_json
 @click.pass_obj
 def list_bindings(session: Session, /, *, queues: Sequence[str], as_json: bool) -> int:
     """Print the exchanges and routing keys of each queue, and what is in it.
@@ -84,7 +79,7 @@ def list_bindings(session: Session, /, *, queues: Sequence[str], as_json: bool) 
     rows = _configured(app, queues or queue_names(app.conf))
     rows += _bound_by_celery(session, app, rows, queues)
     names = dict.fromkeys(row.queue for row in rows)
-    counts = {name: asdict(_counted(app.broker, name)) for name in names}
+    counts = {name: asdict(counted(app.broker, name)) for name in names}
     _print(
         [{**asdict(row), **counts[row.queue]} for name in names for row in rows if row.queue == name], as_json
     )
@@ -125,7 +120,8 @@ def _bound_by_celery(
     )
 
 
-def _counted(broker: Broker, queue: str) -> QueueRow:
+def counted(broker: Broker, queue: str) -> QueueRow:
+    """What is in a queue."""
     consumers: Any = getattr(broker, "consumers", None)
     return QueueRow(
         queue,
@@ -144,6 +140,12 @@ def _print(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     ui.say(
         ui.table(
             [name.replace("_", " ") for name in shown],
-            [["-" if row[name] in (None, "") else row[name] for name in shown] for row in rows],
+            [[_cell(row[name]) for name in shown] for row in rows],
         )
     )
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return ui.harmless(value) or "-"
+    return "-" if value is None else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +30,16 @@ def result(session: Session, /, *, id: str, traceback: bool, as_json: bool) -> i
     if not found.exists():
         raise ui.CommandError(
             f"task {id}: unknown or expired ({_kept(app)})",
-            hint="a task that nobody has begun has no result yet either",
+            hint="nothing has been sent by that id, or its result is not kept any more"
+            if app.conf.task_track_sent
+            else "a task that nobody has begun has no result yet either: is a worker running?",
         )
     if as_json:
         ui.say_json(found.as_dict(traceback=True))
         return 0
     session.note(_summary(found))
     if traceback:
-        ui.say(found.traceback or f"task {id} has left no traceback")
+        ui.say(ui.harmless_lines(found.traceback or f"task {id} has left no traceback"))
     else:
         ui.say(_text(found.result))
     return 0
@@ -61,5 +62,5 @@ def _summary(found: AsyncResult[Any]) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, BaseException):
-        return f"{type(value).__name__}: {value}"
-    return json.dumps(value, ensure_ascii=False, default=str)
+        return ui.harmless_lines(f"{type(value).__name__}: {value}")
+    return ui.json_text(value)

@@ -209,7 +209,8 @@ def _app(session: Session) -> Celery:
     app.import_task_modules()
     if app.broker.url.startswith("memory:"):
         session.note("broker memory:// lives in one process: what is changed here no beat will see")
-    from minicelery.beat.scheduler import Scheduler, scheduler_class
+    from minicelery.beat.choosing import scheduler_class
+    from minicelery.beat.scheduler import Scheduler
 
     if scheduler_class(app) is not Scheduler:
         session.note(

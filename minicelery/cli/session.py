@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from minicelery import signals
 from minicelery.cli import ui
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ class Session:
         self.config: str | None = None
         self.workdir: str | None = None
         self.no_color = False
+        self.skip_checks = False
         self.quiet = False
         self._given = app
         self._app: Celery | None = None
@@ -46,12 +46,24 @@ class Session:
                 self._enter(self.workdir)
             if self.config is not None:
                 os.environ["CELERY_CONFIG_MODULE"] = self.config
-            app = self._open() if self._given is None else self._given
+            if self.skip_checks:
+                os.environ["CELERY_SKIP_CHECKS"] = "true"
+            from minicelery.cli.advice import watched_import
+
+            with watched_import():
+                app = self._open() if self._given is None else self._given
             self._configure(app)
             self._app = app
+            from minicelery import signals
+
             if signals.user_preload_options.receivers and (context := click.get_current_context(silent=True)):
                 signals.user_preload_options.send(sender=context.command, app=app, options=context.params)
         return self._app
+
+    def close(self) -> None:
+        """Close the connections of the app, if it is not the caller's own."""
+        if self._app is not None and self._app is not self._given:
+            self._app.close()
 
     def worker_origin(self, include: Sequence[str]) -> Origin | None:
         """How a process that was not forked comes to the app; None: by the module it stands in."""
@@ -74,9 +86,11 @@ class Session:
             ) from failure
 
     def _open(self) -> Celery:
-        from minicelery.cli.find_app import find_app, guess_app
+        from minicelery.cli.find_app import find_app, guess_app, set_up_django
 
         directory = Path.cwd()
+        if os.environ.get("DJANGO_SETTINGS_MODULE"):
+            set_up_django(directory)
         if self.app_name is not None:
             return find_app(self.app_name, directory)
         if (guess := guess_app(directory, os.environ)) is not None:
@@ -98,9 +112,9 @@ class Session:
         if self.config is not None:
             app.config_from_object(self.config)
         if self.broker is not None:
-            app.conf.broker_url = _from_here(self.broker)
+            app.conf.broker_url = from_here(self.broker)
         if self.result_backend is not None:
-            app.conf.result_backend = _from_here(self.result_backend)
+            app.conf.result_backend = from_here(self.result_backend)
 
 
 def reopen(*, include: Sequence[str], **options: Any) -> Celery:
@@ -119,7 +133,7 @@ def include_modules(app: Celery, modules: Sequence[str]) -> None:
         app.conf.include = [*app.conf.include, *modules]
 
 
-def _from_here(url: str) -> str:
+def from_here(url: str) -> str:
     """A relative SQLite path on the command line starts where the command was given."""
     head = "sqlite:///"
     if url.startswith(head) and not url.startswith(head + "/"):
@@ -151,6 +165,7 @@ def _options(hidden: bool) -> list[Callable[[Any], Any]]:
         _common("--config", metavar="MODULE", help="Module to read the settings from.", hidden=hidden),
         _common("--workdir", metavar="DIR", help="Directory to change to first.", hidden=hidden),
         _common("-C", "--no-color", is_flag=True, help="No colours.", hidden=hidden),
+        _common("--skip-checks", is_flag=True, help="Start without Django's system checks.", hidden=hidden),
         _common("-q", "--quiet", is_flag=True, help="No notes on stderr.", hidden=hidden),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import IO, Any
@@ -13,9 +14,11 @@ import click
 from minicelery.exceptions import MiniCeleryError
 
 USAGE = 2
+UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h, as in Celery: nobody answers
 CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
+_FOREIGN = re.compile(r"[^\n -~]")
 _colour: bool | None = None
 
 
@@ -45,6 +48,25 @@ def has_colour(stream: IO[str]) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def can_print(text: str) -> bool:
+    """Whether the encoding of stdout has these characters."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def harmless(text: str) -> str:
+    """Text of others without what a terminal would obey, as one line."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
+def harmless_lines(text: str) -> str:
+    """The same of text whose lines stay lines."""
+    return "\n".join(map(harmless, text.split("\n")))
+
+
 def say(text: str = "", *, newline: bool = True) -> None:
     """Print a line of the result; its colours go where they can't be seen."""
     click.echo(text, nl=newline, color=has_colour(sys.stdout))
@@ -52,7 +74,17 @@ def say(text: str = "", *, newline: bool = True) -> None:
 
 def say_json(value: Any) -> None:
     """Print one JSON document; what JSON can't carry becomes text."""
-    say(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    say(json_text(value, indent=2))
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that a terminal can be shown."""
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    except RecursionError as failure:
+        raise CommandError("this is nested too deeply to be shown") from failure
+    # Terminals obey more signs than JSON has to escape.
+    return _FOREIGN.sub(lambda sign: sign[0] if sign[0].isprintable() else json.dumps(sign[0])[1:-1], text)
 
 
 def error(text: str, hint: str | None = None) -> None:
@@ -74,7 +106,7 @@ def note(text: str) -> None:
 
 def _tell(kind: str, colour: str, text: str) -> None:
     label = click.style(f"{kind}:", fg=colour, bold=True)
-    click.echo(f"{label} {text}", err=True, color=has_colour(sys.stderr))
+    click.echo(f"{label} {harmless_lines(text)}", err=True, color=has_colour(sys.stderr))
 
 
 def split_hint(failure: BaseException) -> tuple[str, str | None]:
@@ -118,11 +150,34 @@ def duration(seconds: float) -> str:
     raise AssertionError(seconds)
 
 
+def ask(question: str) -> None:
+    """Go on if the answer is yes.  Raises Abort if it is no, CommandError if there is none."""
+    try:
+        if click.confirm(question):
+            return
+    except click.Abort as failure:
+        if isinstance(failure.__context__, KeyboardInterrupt):
+            raise
+        say()
+        raise CommandError(
+            "nobody has answered, and nothing was done", hint="-f does it without asking"
+        ) from failure
+    note("nothing was done")
+    raise click.Abort
+
+
+def counted(number: int, what: str) -> str:
+    """``1 message``, ``2 messages``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def did_you_mean(name: str, known: Sequence[str], limit: int = 3) -> str | None:
     """``did you mean 'add'?`` with the nearest of `known`; None where none is near."""
     from difflib import get_close_matches
 
-    near = get_close_matches(name, known, n=limit, cutoff=0.7)
+    # Of tasks beginners leave out the module.
+    near = [one for one in known if one.rpartition(".")[2] == name][:limit]
+    near = near or get_close_matches(name, known, n=limit, cutoff=0.7)
     if not near:
         return None
     return "did you mean " + " or ".join(repr(one) for one in near) + "?"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,10 +90,17 @@ def pid_file(path: str | None) -> Iterator[None]:
 
 
 def _remove_stale(path: str) -> None:
+    text = Path(path).read_text(errors="replace").strip()
+    if text and not text.isdecimal():
+        raise ui.CommandError(
+            f"--pidfile {path}: there is such a file, and no process number in it", hint="give another name"
+        )
+    pid = int(text or 0)  # 0: whoever made the file died before it wrote to it
     try:
-        pid = int(Path(path).read_text())
+        if not pid:
+            raise ProcessLookupError
         os.kill(pid, 0)
-    except (ValueError, ProcessLookupError):
+    except (OverflowError, ProcessLookupError):
         os.unlink(path)
         return
     except PermissionError:  # it lives, and is another user's
@@ -138,6 +145,9 @@ def many(*names: str, help: str) -> Callable[[F], F]:
     "-l", "--loglevel", type=log_level, metavar="LEVEL", help="DEBUG, INFO, WARNING, ERROR or CRITICAL."
 )
 @click.option("-f", "--logfile", metavar="FILE", help="Log to this file; %h, %n, %d as in -n.")
+@click.option(
+    "--log-format", type=click.Choice(("text", "json")), help="json: an object a line, with task and id."
+)
 @click.option("-c", "--concurrency", type=child_count, metavar="NUMBER|auto", help="Tasks run at once.")
 @click.option(
     "-P", "--pool", type=pool_name, metavar="NAME",
@@ -183,7 +193,13 @@ def many(*names: str, help: str) -> Callable[[F], F]:
 )
 @click.option("--purge", is_flag=True, help="Delete what waits in the queues first.")
 @click.option("--pidfile", metavar="FILE", help="Keep the process number in this file.")
-@click.option("-E", "--task-events", is_flag=True, hidden=True)
+@click.option("--reload", is_flag=True, help="Start anew when a file of the project changes.")
+@click.option(
+    "--reload-dir", "folders", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR", help="With --reload: watch this folder.",
+)  # fmt: skip
+@click.option("--for-development", is_flag=True, hidden=True)
+@click.option("-E", "--task-events", is_flag=True, default=None, help="Send events of tasks, for monitors.")
 @click.option("-S", "--statedb", hidden=True)
 @click.option(
     "-B", "--beat", is_flag=True, help="Send periodic tasks too; of several workers and beats one does."
@@ -196,8 +212,13 @@ def many(*names: str, help: str) -> Callable[[F], F]:
 )  # fmt: skip
 @ignored("--without-gossip")
 @ignored("--without-mingle")
-@ignored("--without-heartbeat")
-@ignored("--heartbeat-interval", is_flag=False)
+@click.option("--without-heartbeat", is_flag=True, help="Send no signs of life; monitors will not see it.")
+@click.option(
+    "--heartbeat-interval",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Between two signs of life; 2.",
+)
 @ignored("-O", "optimization", is_flag=False)
 @click.pass_obj
 def worker(
@@ -207,8 +228,10 @@ def worker(
     include: list[str] | None,
     pidfile: str | None,
     statedb: str | None,
-    task_events: bool,
     schedule: str | None,
+    reload: bool,
+    folders: Sequence[Path],
+    for_development: bool,
     **options: Any,
 ) -> int:
     """Run the app's tasks until stopped.
@@ -216,6 +239,9 @@ def worker(
     Ctrl-C or TERM lets running tasks finish and gives the others back to their queues; a
     second Ctrl-C does not wait for them.
     """
+    from minicelery.cli.advice import refuse_without_fork, say_where_tasks_are
+
+    refuse_without_fork()
     soft, hard = options["soft_time_limit"], options["time_limit"]
     if soft is not None and hard is not None and soft > hard:
         raise ui.CommandError(
@@ -223,20 +249,29 @@ def worker(
             hint="a task would be killed before it hears of the soft limit",
             exit_code=ui.USAGE,
         )
-    if task_events:
-        ui.warning("-E: task events are not part of this version; none will be sent")
     if statedb is not None:
         session.note("--statedb is not needed: revoked tasks are remembered in the broker")
     if schedule is not None:
         session.note("--schedule is not needed: the last runs are remembered in the broker")
+    if reload or folders:
+        from minicelery.cli.reloading import Reloader, is_reloaded
+
+        if not is_reloaded():
+            return Reloader(folders or [Path(session.workdir or ".").resolve()]).run()
+    if for_development:
+        from minicelery.cli.dev import prepare
+
+        prepare(session)
     app = session.app()
     include_modules(app, include or ())
     from minicelery.worker import Worker
 
     with pid_file(pidfile):
-        return Worker(
+        found = Worker(
             app,
             quiet=session.quiet,
             origin=session.worker_origin(include or ()),
             **options,
-        ).run()
+        )
+        say_where_tasks_are(app, Path.cwd())
+        return found.run()

@@ -293,6 +293,24 @@ def target_of(
     return Target(spec, fed, key, None if not mode else DELIVERY_MODE.convert(mode), queue.alias, queue)
 
 
+def queue_of(spec: QueueSpec) -> Queue:
+    """The declaration of which `spec` would be made, with the exchange that feeds it."""
+    bound = [
+        Exchange(
+            one.exchange.name, one.exchange.type, durable=one.exchange.durable,
+            auto_delete=one.exchange.auto_delete, arguments=one.exchange.arguments,
+        ).binding(one.key, one.arguments)
+        for one in spec.bindings
+    ]  # fmt: skip
+    queue = Queue(
+        spec.name, durable=spec.durable, exclusive=spec.exclusive, auto_delete=spec.auto_delete,
+        queue_arguments=spec.arguments, no_ack=spec.no_ack, no_declare=not spec.declare,
+    )  # fmt: skip
+    if bound:
+        queue.exchange, queue.routing_key, queue.bindings = bound[0].exchange, bound[0].routing_key, bound[1:]
+    return queue
+
+
 def exchange_spec(exchange: Any) -> ExchangeSpec:
     """What `exchange`, an object or a name, declares."""
     if isinstance(exchange, str):

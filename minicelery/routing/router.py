@@ -16,6 +16,8 @@ from minicelery.routing.queues import (
     Queue,
     Target,
     direct_to,
+    exchange_spec,
+    queue_of,
     target_of,
     worker_direct,
 )
@@ -65,8 +67,11 @@ class Router:
         self._conf = conf
         default = conf.task_default_queue
         self._default_key: str = conf.task_default_routing_key or default
-        self._default_exchange = ExchangeSpec(
-            conf.task_default_exchange or default, conf.task_default_exchange_type
+        exchange = conf.task_default_exchange or default
+        self._default_exchange = (
+            ExchangeSpec(exchange, conf.task_default_exchange_type)
+            if isinstance(exchange, str)
+            else exchange_spec(exchange)
         )
         self._routes = Routes(conf.task_routes)
         self._aliases: dict[str, str] = {}
@@ -96,6 +101,20 @@ class Router:
         Raises QueueNotFound where `task_create_missing_queues` is off.
         """
         return self._target(name).spec
+
+    def declared(self, name: str) -> Target:
+        """The queue as it was declared, by its name or alias.  Raises QueueNotFound."""
+        return self._target(name)
+
+    def to_declare(self, name: str) -> list[Queue]:
+        """The queue of that name as receivers of `before_task_publish` get it; nothing where it is not known."""
+        spec = self.queues.get(name)
+        return [] if spec is None else [queue_of(spec)]
+
+    def learn(self, queue: Any) -> None:
+        """Know a queue that no setting names; one that is configured stays as it is."""
+        if queue.name not in self._configured:
+            self._met_target(queue)
 
     def bound_to(self, exchange: str) -> list[QueueSpec]:
         """The queues known here that the exchange feeds, without copies that workers make for themselves.

@@ -28,6 +28,8 @@ class BaseSchedule:
     `nowfun` or as `last_run_at`, are taken as UTC, as in Celery.
     """
 
+    _tz: tzinfo | None = None
+
     def __init__(
         self,
         nowfun: Callable[[], datetime] | None = None,
@@ -39,7 +41,8 @@ class BaseSchedule:
             raise TypeError(f"nowfun is a function that returns a datetime, not {nowfun!r}")
         self.nowfun = nowfun
         self._app = app
-        self._tz = None if tz is None else zone_of(tz)
+        if tz is not None:  # a subclass may have set it before
+            self._tz = zone_of(tz)
 
     # -- what is asked ---------------------------------------------------------------------
 

@@ -116,26 +116,26 @@ def _is_later(one: datetime, other: datetime) -> bool:
 # -- zones ---------------------------------------------------------------------------------
 
 
-def zone_of(tz: str | tzinfo) -> tzinfo:
-    """The zone that `tz` names; pytz's as zoneinfo's.  Raises ValueError for an unknown name."""
+def zone_of(tz: str | tzinfo, option: str = "tz") -> tzinfo:
+    """The zone that `tz` names; pytz's as zoneinfo's.  Raises ValueError for an unknown name, with the option's."""
     if isinstance(tz, (timezone, ZoneInfo)):
         return tz
     if isinstance(tz, str):
-        return _named(tz)
+        return _named(tz, option)
     if not isinstance(tz, tzinfo):
         raise TypeError(f"a time zone is a name or a tzinfo, not the {type(tz).__name__} {tz!r}")
     name = getattr(tz, "zone", None)  # pytz's wrong offsets after replace() are well known
-    return _named(name) if isinstance(name, str) else tz
+    return _named(name, option) if isinstance(name, str) else tz
 
 
 @lru_cache
-def _named(name: str) -> tzinfo:
+def _named(name: str, option: str) -> tzinfo:
     if name.upper() in ("UTC", "Z"):
         return UTC
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"tz: no time zone is named {name!r}{_near(name)}") from error
+        raise ValueError(f"{option}: no time zone is named {name!r}{_near(name)}") from error
 
 
 def _near(name: str) -> str:

@@ -24,7 +24,8 @@ def plain(value: Any) -> Any:
         return method()
     for kind, name, render in _RENDERERS:
         if isinstance(value, kind):
-            return {"__type__": name, "__value__": render(value)}
+            rendered = render(value)
+            return rendered if name is None else {"__type__": name, "__value__": rendered}
     if isinstance(value, (bytes, bytearray, memoryview)):
         data = bytes(value)
         try:
@@ -36,7 +37,7 @@ def plain(value: Any) -> Any:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-_RENDERERS: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
+_RENDERERS: tuple[tuple[type, str | None, Callable[[Any], Any]], ...] = (
     (datetime, "datetime", datetime.isoformat),
     (date, "date", date.isoformat),
     (time, "time", time.isoformat),
@@ -128,3 +129,22 @@ _REVIVERS: dict[str, Callable[[Any], Any]] = {
     "bytes": lambda value: value.encode(),
     "base64": lambda value: base64.b64decode(value, validate=True),
 }
+
+
+def register_type(
+    t: type,
+    marker: str | None,
+    encoder: Callable[[Any], Any],
+    decoder: Callable[[Any], Any] = lambda value: value,
+) -> None:
+    """Have JSON carry objects of a type: as what `encoder` makes of them, under the name `marker`.
+
+    `decoder` makes them again, and is needed wherever they are read.  Without a marker they
+    arrive as what the encoder has made.  Raises ValueError for a marker that is taken.
+    """
+    global _RENDERERS
+    if marker is not None and marker in _REVIVERS and not any(row[:2] == (t, marker) for row in _RENDERERS):
+        raise ValueError(f"register_type({t.__name__}): the marker {marker!r} is taken")
+    _RENDERERS = (*(row for row in _RENDERERS if row[0] is not t), (t, marker, encoder))
+    if marker is not None:
+        _REVIVERS[marker] = decoder

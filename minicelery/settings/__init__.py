@@ -95,6 +95,10 @@ class Settings(Mapping[str, Any]):
         name = self._known(key)
         return name is not None and (name in self._given or _differs(name, vars(self)[name]))
 
+    def find_value_for_key(self, name: str, namespace: str = "celery") -> Any:
+        """The value of ``<namespace>_<name>``, as packages for Celery ask: ``("extended", "result")``."""
+        return self[f"{namespace}_{name}"]
+
     def table(self, with_defaults: bool = False) -> dict[str, Any]:
         """The values fit to be shown to others; those at their defaults only if asked for."""
         shown = self if with_defaults else self.changed()
@@ -347,7 +351,10 @@ def _fresh(value: Any) -> Any:
 
 
 def _differs(name: str, value: Any) -> bool:
-    return name not in TABLE or bool(value != TABLE[name].default)
+    if name not in TABLE:
+        return True
+    default = TABLE[name].default
+    return value is not None if default is None else bool(value != default)
 
 
 def _check_urls(values: Mapping[str, Any]) -> None:
@@ -371,29 +378,13 @@ def _warn(text: str, category: type[Warning]) -> None:
 # -- time zones ----------------------------------------------------------------------------
 
 
-@lru_cache
 def _zone(name: str) -> tzinfo:
-    if name.upper() in ("UTC", "Z"):
-        return timezone.utc
-    from zoneinfo import ZoneInfo
+    from minicelery.schedules.clock import zone_of
 
     try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
-        raise ImproperlyConfigured(f"timezone: no time zone is named {name!r}{_near_zones(name)}") from error
-
-
-def _near_zones(name: str) -> str:
-    from difflib import get_close_matches
-    from zoneinfo import available_timezones
-
-    names = {zone.lower(): zone for zone in sorted(available_timezones())}
-    if not names:
-        return "; this system has no list of them: pip install tzdata"
-    cities = {lower.rpartition("/")[2]: zone for lower, zone in names.items()}
-    near = [names[found] for found in get_close_matches(name.lower(), names)]
-    near += [cities[found] for found in get_close_matches(name.lower().rpartition("/")[2], cities)]
-    return f"; did you mean {' or '.join(map(repr, list(dict.fromkeys(near))[:3]))}?" if near else ""
+        return zone_of(name, "timezone")
+    except ValueError as error:
+        raise ImproperlyConfigured(str(error)) from error
 
 
 @lru_cache

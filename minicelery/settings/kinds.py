@@ -369,6 +369,12 @@ def _is_queue(value: Any) -> bool:
     return isinstance(getattr(value, "name", None), str) and hasattr(value, "routing_key")
 
 
+def _is_exchange(value: Any) -> bool:
+    """Whether it is an exchange object, ours or kombu's."""
+    named = isinstance(getattr(value, "name", None), str) and bool(value.name)
+    return named and hasattr(value, "type") and not hasattr(value, "routing_key")
+
+
 def _queues(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_queue_name(name): _queue_options(name, options) for name, options in value.items()}
@@ -475,6 +481,7 @@ def check_route(place: str, route: Any) -> None:
 
 
 EXCHANGE_TYPE = Kind("an exchange type", exchange_type, str)
+EXCHANGE = Kind("text or an Exchange", lambda value: value if _is_exchange(value) else _text(value), str)
 QUEUE_TYPE = choice("classic", "quorum")
 QUEUES = optional(Kind("a list of queues, or a dict of names and options", _queues, _split))
 ROUTES = optional(

@@ -10,8 +10,10 @@ from minicelery.settings.kinds import Setting, optional
 
 LATER = "it comes with a later version"
 IN_BROKER = "beat keeps its last runs in the broker"
-EVENTS = "task events come with a later version"
-CONTROL = "remote control comes with a later version"
+NO_BEAT_CONTROL = "beat answers no requests; the broker knows which beat leads"
+OWN_QUEUES = "each who listens has a queue of its own, which goes with it"
+NEWS = "events are for those who listen at the moment: each receiver has a queue of its own"
+JSON = "events are JSON, which everybody reads"
 SQL = "results in an SQL database come with a later version"
 IN_URL = "say it in broker_url: scheme://user:password@host:port/vhost"
 NO_EXCHANGE = "results go to the store of result_backend, not to an exchange"
@@ -19,28 +21,26 @@ NO_EXCHANGE = "results go to the store of result_backend, not to an exchange"
 _BEAT = (
     Setting("beat_schedule_filename", "celerybeat-schedule", kinds.PATH, "", "file of last runs", IN_BROKER),
     Setting("beat_sync_every", 0, kinds.COUNT, "tasks", "between two writes of that file", IN_BROKER),
-    Setting("beat_enable_remote_control", False, kinds.BOOLEAN, "", "answer ping", CONTROL),
+    Setting("beat_enable_remote_control", False, kinds.BOOLEAN, "", "answer ping", NO_BEAT_CONTROL),
     Setting(
-        "beat_remote_control_max_tick_age", None, optional(kinds.SECONDS), "s", "then stay silent", CONTROL
+        "beat_remote_control_max_tick_age",
+        None,
+        optional(kinds.SECONDS),
+        "s",
+        "then stay silent",
+        NO_BEAT_CONTROL,
     ),
 )
 
 _EVENT = (
-    Setting("event_exchange", "celeryev", kinds.TEXT, "", "where events go", EVENTS),
-    Setting("event_queue_prefix", "celeryev", kinds.TEXT, "", "of the names of receivers' queues", EVENTS),
-    Setting("event_queue_expires", 60.0, optional(kinds.SECONDS), "s", "unused queues stay", EVENTS),
-    Setting("event_queue_ttl", 5.0, optional(kinds.SECONDS), "s", "events stay", EVENTS),
-    Setting("event_queue_exclusive", True, kinds.BOOLEAN, "", "one receiver for each queue", EVENTS),
-    Setting("event_queue_durable", False, kinds.BOOLEAN, "", "queues survive a restart", EVENTS),
-    Setting("event_serializer", "json", kinds.SERIALIZER, "", "what events are written in", EVENTS),
+    Setting("event_queue_exclusive", True, kinds.BOOLEAN, "", "one receiver for each queue", NEWS),
+    Setting("event_queue_durable", False, kinds.BOOLEAN, "", "queues survive a restart", NEWS),
+    Setting("event_serializer", "json", kinds.SERIALIZER, "", "what events are written in", JSON),
 )
 
 _CONTROL = (
-    Setting("control_exchange", "celery", kinds.TEXT, "", "where orders go", CONTROL),
-    Setting("control_queue_ttl", 300.0, optional(kinds.SECONDS), "s", "orders stay", CONTROL),
-    Setting("control_queue_expires", 10.0, optional(kinds.SECONDS), "s", "unused queues stay", CONTROL),
-    Setting("control_queue_exclusive", True, kinds.BOOLEAN, "", "one worker for each queue", CONTROL),
-    Setting("control_queue_durable", False, kinds.BOOLEAN, "", "queues survive a restart", CONTROL),
+    Setting("control_queue_exclusive", True, kinds.BOOLEAN, "", "one worker for each queue", OWN_QUEUES),
+    Setting("control_queue_durable", False, kinds.BOOLEAN, "", "queues survive a restart", OWN_QUEUES),
 )
 
 _DATABASE = (
@@ -82,7 +82,7 @@ _STORES: Mapping[str, Mapping[str, Any]] = {
         "connection_timeout": 20,
         "read_timeout": 120,
     },
-    "cache": {"backend": None, "backend_options": {}},
+    "cache": {"backend_options": {}},
     "cassandra": {
         **dict.fromkeys(("servers", "keyspace", "table", "port", "entry_ttl", "read_consistency")),
         **dict.fromkeys(("write_consistency", "auth_provider", "auth_kwargs", "bundle_path")),

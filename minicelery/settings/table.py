@@ -23,8 +23,6 @@ PUBLISH_RETRY_POLICY = {"max_retries": 3, "interval_start": 0, "interval_max": 1
 DAY = 24 * 60 * 60.0
 
 AMQP = "RabbitMQ comes with a later version"
-EVENTS = "task events come with a later version"
-CONTROL = "remote control comes with a later version"
 COUNTED = "nobody polls: the store counts the parts, and the last one has the body sent"
 AT_ONCE = "a dead child is noticed, settled and replaced at once"
 IN_URL = "name the server in result_backend"
@@ -82,7 +80,7 @@ _TASK = (
     Setting("task_default_queue", "celery", kinds.TEXT, "", "where tasks go that name no queue"),
     Setting("task_default_queue_type", "classic", kinds.QUEUE_TYPE, "", "of that queue, on RabbitMQ"),
     Setting(
-        "task_default_exchange", None, optional(kinds.TEXT), "",
+        "task_default_exchange", None, optional(kinds.EXCHANGE), "",
         "of queues that name none; None: as the default queue",
     ),
     Setting(
@@ -110,7 +108,7 @@ _TASK = (
     Setting("task_routes", None, kinds.ROUTES, "", "which task goes to which queue"),
     Setting("task_remote_tracebacks", False, kinds.BOOLEAN, "", "real tracebacks in the caller", LATER),
     Setting("task_repr_maxlevels", 3, kinds.COUNT, "levels", "depth of the arguments shown", LATER),
-    Setting("task_send_sent_event", False, kinds.BOOLEAN, "", "emit task-sent", EVENTS),
+    Setting("task_send_sent_event", False, kinds.BOOLEAN, "", "whether callers send the event task-sent"),
     Setting("task_serializer", "json", kinds.SERIALIZER, "", "what message bodies are written in"),
     Setting("task_soft_time_limit", None, optional(kinds.SECONDS), "s", "raise SoftTimeLimitExceeded then"),
     Setting("task_time_limit", None, optional(kinds.SECONDS), "s", "end the run then"),
@@ -144,19 +142,19 @@ _WORKER = (
     ),
     Setting("worker_deduplicate_successful_tasks", False, kinds.BOOLEAN, "", "skip what succeeded", LATER),
     Setting("worker_state_db", None, optional(kinds.PATH), "", "revoked ids", "the broker keeps them"),
-    Setting("worker_send_task_events", False, kinds.BOOLEAN, "", "emit events of tasks", EVENTS),
-    Setting("worker_enable_remote_control", True, kinds.BOOLEAN, "", "answer inspect and control", CONTROL),
+    Setting("worker_send_task_events", False, kinds.BOOLEAN, "", "whether workers send events of tasks"),
+    Setting("worker_enable_remote_control", True, kinds.BOOLEAN, "", "answer inspect and control"),
     Setting("worker_disable_rate_limits", False, kinds.BOOLEAN, "", "start tasks at any rate"),
     Setting("worker_direct", False, kinds.BOOLEAN, "", "a queue for each worker, <node>.dq2"),
     Setting("worker_lost_wait", 10.0, kinds.SECONDS, "s", "before a dead child's task counts as lost", AT_ONCE),
     Setting("worker_proc_alive_timeout", 4.0, kinds.SECONDS, "s", "a child may take to start", AT_ONCE),
     Setting("worker_pool_putlocks", True, kinds.BOOLEAN, "", "hold back tasks for busy children", ENGINE),
-    Setting("worker_pool_restarts", False, kinds.BOOLEAN, "", "allow pool_restart", CONTROL),
+    Setting("worker_pool_restarts", False, kinds.BOOLEAN, "", "allow pool_restart"),
     Setting("worker_hijack_root_logger", True, kinds.BOOLEAN, "", "replace the root logger's handlers", LOGGING),
     Setting("worker_redirect_stdouts", True, kinds.BOOLEAN, "", "log what tasks print"),
     Setting("worker_redirect_stdouts_level", "WARNING", kinds.LOG_LEVEL, "", "at this level"),
-    Setting("worker_log_format", LOG_FORMAT, kinds.TEXT, "", "log lines of the worker"),
-    Setting("worker_task_log_format", TASK_LOG_FORMAT, kinds.TEXT, "", "log lines of tasks"),
+    Setting("worker_log_format", LOG_FORMAT, kinds.TEXT, "", "log lines of the worker; json: an object a line"),
+    Setting("worker_task_log_format", TASK_LOG_FORMAT, kinds.TEXT, "", "log lines of tasks; json: an object a line"),
     Setting("worker_log_datefmt", None, optional(kinds.TEXT), "", "the time in them, for strftime"),
     Setting("worker_task_log_datefmt", None, optional(kinds.TEXT), "", "the time in those of tasks"),
     Setting("worker_log_color", None, optional(kinds.BOOLEAN), "", "None: if it is a terminal"),
@@ -197,6 +195,10 @@ _RESULT = (
     Setting("result_extended", False, kinds.BOOLEAN, "", "store name, arguments, worker and queue too"),
     Setting("result_persistent", None, optional(kinds.BOOLEAN), "", "rpc results survive a restart"),
     Setting("result_cache_max", -1, optional(whole(-1)), "results", "cached by the caller", ENGINE),
+    Setting(
+        "cache_backend", None, optional(kinds.TEXT), "",
+        "with result_backend='django-cache': its name in Django's CACHES; None: default",
+    ),
     Setting("result_backend_transport_options", {}, kinds.MAPPING, "", "e.g. global_keyprefix"),
     Setting("result_backend_always_retry", False, kinds.BOOLEAN, "", "try again when the store is away", RECONNECTS),
     Setting("result_backend_max_retries", float("inf"), kinds.number(0), "times", "tried again", RECONNECTS),
@@ -240,6 +242,13 @@ _BEAT = (
     ),
 )
 
+_EVENT = (
+    Setting("event_exchange", "celeryev", kinds.TEXT, "", "where events go"),
+    Setting("event_queue_prefix", "celeryev", kinds.TEXT, "", "how the names of receivers' queues begin"),
+    Setting("event_queue_expires", 60.0, optional(kinds.SECONDS), "s", "RabbitMQ: a receiver's queue outlives it"),
+    Setting("event_queue_ttl", 5.0, optional(kinds.SECONDS), "s", "RabbitMQ: an event stays in a receiver's queue"),
+)  # fmt: skip
+
 OWN = (
     Setting(
         "result_chord_deadline", None, optional(kinds.DURATION), "s",
@@ -249,12 +258,17 @@ OWN = (
         "broker_delays", "auto", choice("auto", "native", "celery"), "",
         "Redis: delayed tasks wait in a set, in the list as Celery's do, or (auto) in the set if minicelery serves it",
     ),
+    Setting(
+        "db_reuse_max", None, optional(kinds.COUNT), "tasks",
+        "in Django: a connection to a database is kept for; None: as CONN_MAX_AGE says",
+    ),
     Setting("strict_config", False, kinds.BOOLEAN, "", "unknown settings are errors, not warnings"),
     Setting("task_delivery_cap", 3, whole(1), "runs", "that may die under a message before it is given up"),
     Setting(
         "task_limits_url", None, kinds.BROKER_URL, "",
         "redis:// or sqlite:///: where the limits of tasks are kept; None: the broker",
     ),
+    Setting("task_track_sent", False, kinds.BOOLEAN, "", "callers store PENDING: `known` tells what was sent"),
     Setting("task_publish_deadline", 5.0, seconds(above=0), "s", "all attempts to send may take in total"),
     Setting(
         "worker_processes", None, optional(whole(1)), "children",
@@ -267,6 +281,12 @@ OWN = (
     ),
 )  # fmt: skip
 """The settings that Celery does not have."""
+
+_CONTROL = (
+    Setting("control_exchange", "celery", kinds.TEXT, "", "first word of the names of what requests go through"),
+    Setting("control_queue_ttl", 300.0, optional(kinds.SECONDS), "s", "requests stay, on RabbitMQ"),
+    Setting("control_queue_expires", 10.0, optional(kinds.SECONDS), "s", "unused queues stay, on RabbitMQ"),
+)  # fmt: skip
 
 _SECURITY = (
     Setting("security_key", None, optional(kinds.PATH), "", "file of the private key that signs messages, in PEM form"),
@@ -282,7 +302,20 @@ _SECURITY = (
 
 TABLE: dict[str, Setting] = {
     row.name: row
-    for rows in (_GENERAL, _TASK, _WORKER, _BROKER, _RESULT, _REDIS, _BEAT, _SECURITY, NOT_SERVED, OWN)
+    for rows in (
+        _GENERAL,
+        _TASK,
+        _WORKER,
+        _BROKER,
+        _RESULT,
+        _REDIS,
+        _BEAT,
+        _CONTROL,
+        _EVENT,
+        _SECURITY,
+        NOT_SERVED,
+        OWN,
+    )
     for row in rows
 }
 """Every setting by its name."""

@@ -70,6 +70,7 @@ _KINDS: Mapping[str, Kind] = {
     "exclude_queues": _QUEUES,
     "loglevel": kinds.LOG_LEVEL,
     "logfile": Kind("a path", _path),
+    "log_format": kinds.choice("text", "json"),
     "max_tasks_per_child": whole(1),
     "max_memory_per_child": whole(1),
     "prefetch_multiplier": kinds.COUNT,
@@ -77,5 +78,8 @@ _KINDS: Mapping[str, Kind] = {
     "soft_time_limit": _LIMIT,
     "processes": _CHILDREN,
     "pool_start_method": kinds.choice("fork", "spawn"),
+    "task_events": kinds.BOOLEAN,
+    "without_heartbeat": kinds.BOOLEAN,
+    "heartbeat_interval": _LIMIT,
     "autoscale": Kind("the most and the least number of children, such as (10, 2)", _range),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import logging
 import os
@@ -10,35 +11,47 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from minicelery import signals
 from minicelery._state import request_var
 from minicelery.beat import Beat
-from minicelery.beat.scheduler import open_scheduler
+from minicelery.beat.choosing import open_scheduler
 from minicelery.beat.watch import BeatWatch
-from minicelery.broker import Backend, open_limits
+from minicelery.broker import Backend, Consumer, open_limits
 from minicelery.broker.url import mask_url
+from minicelery.code_version import code_version, project_files
 from minicelery.exceptions import ImproperlyConfigured
 from minicelery.message import new_id
 from minicelery.registry import OWN_TASKS
 from minicelery.result import DisabledBackend
 from minicelery.security import check_content
 from minicelery.settings.worker_options import check_worker_options
+from minicelery.vitals import Vitals
 from minicelery.worker import logs
 from minicelery.worker.admission import Admission
 from minicelery.worker.agent import Agent
 from minicelery.worker.board import Board, Slot
+from minicelery.worker.changes import Changes
 from minicelery.worker.crowd import Crowd
 from minicelery.worker.executor import Executor
-from minicelery.worker.loop import BATCH, Loop
+from minicelery.worker.heart import INTERVAL, Heart
+from minicelery.worker.idle import IdleConsumer
+from minicelery.worker.loop import Loop
 from minicelery.worker.memory import resident_kib
 from minicelery.worker.orders import QUIT, STOP
+from minicelery.worker.pausing import await_known
 from minicelery.worker.prefork import Supervisor
+from minicelery.worker.remote import attach, obey_alone
 from minicelery.worker.runners import Coroutines, Threads
+from minicelery.worker.sizes import COROUTINES, batch_of, concurrency_of, positive_of, scale_of, spread_of
 from minicelery.worker.spawn import Origin, Spawn
 from minicelery.worker.starting import await_gate, report_worn
+from minicelery.worker.swapper import set_events
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -48,9 +61,6 @@ log = logging.getLogger(__name__)
 POOLS = ("prefork", "threads", "asyncio", "solo")
 RUNNERS: Mapping[str, Any] = {"threads": Threads, "asyncio": Coroutines}
 """The pools that run many tasks in one child."""
-COROUTINES = 100
-"""Tasks that the asyncio pool runs at once where no concurrency is given; enough for one process."""
-UNLIMITED_BATCH = 64
 
 
 class Worker:
@@ -67,6 +77,7 @@ class Worker:
         exclude_queues: str | Iterable[str] | None = None,
         loglevel: str | int | None = None,
         logfile: str | None = None,
+        log_format: str | None = None,
         max_tasks_per_child: int | None = None,
         max_memory_per_child: int | None = None,
         prefetch_multiplier: int | None = None,
@@ -79,17 +90,21 @@ class Worker:
         beat: bool = False,
         scheduler: str | None = None,
         quiet: bool = False,
+        task_events: bool | None = None,
+        without_heartbeat: bool = False,
+        heartbeat_interval: float | None = None,
         origin: Origin | None = None,
     ) -> None:
         check_worker_options(locals())  # first: there is nothing else among them yet
         # As they were given: a spawned child makes this worker once more.
         self._given = {
             "concurrency": concurrency, "pool": pool, "queues": _names(queues) or None,
-            "exclude_queues": _names(exclude_queues) or None, "loglevel": loglevel, "logfile": logfile,
+            "exclude_queues": _names(exclude_queues) or None, "loglevel": loglevel, "logfile": logfile, "log_format": log_format,
             "max_tasks_per_child": max_tasks_per_child, "max_memory_per_child": max_memory_per_child,
             "prefetch_multiplier": prefetch_multiplier, "time_limit": time_limit,
             "soft_time_limit": soft_time_limit, "processes": processes, "pool_start_method": pool_start_method,
-            "autoscale": autoscale, "beat": beat, "scheduler": scheduler,
+            "autoscale": autoscale, "beat": beat, "scheduler": scheduler, "task_events": task_events,
+            "without_heartbeat": without_heartbeat, "heartbeat_interval": heartbeat_interval,
         }  # fmt: skip
         self._origin = origin
         conf = app.conf
@@ -97,6 +112,7 @@ class Worker:
         self.hostname = node_name(hostname)
         app.set_current()
         app.import_task_modules()
+        self.started = time.time()
         if signals.celeryd_init.receivers:  # which may change the settings of a worker by its name
             signals.celeryd_init.send(sender=self.hostname, instance=self, conf=conf, options=self._given)
         self.pool = pool or conf.worker_pool
@@ -105,27 +121,30 @@ class Worker:
         wanted = concurrency or conf.worker_concurrency
         if self.pool == "asyncio" and wanted is None:
             wanted = COROUTINES
-        self.concurrency = 1 if self.pool == "solo" else _concurrency(wanted)
+        self.concurrency = 1 if self.pool == "solo" else concurrency_of(wanted)
         # Children, and the tasks that each of them runs at once.
-        self.children, self.places = _spread(self.pool, self.concurrency, processes or conf.worker_processes)
+        self.children, self.places = spread_of(
+            self.pool, self.concurrency, processes or conf.worker_processes
+        )
         self.start_method = pool_start_method or conf.worker_pool_start_method
         if self.start_method not in ("fork", "spawn"):
             raise ImproperlyConfigured(f"pool_start_method={self.start_method!r}: expected 'fork' or 'spawn'")
-        self.scale = _scale(autoscale, self.pool)
+        self.scale = scale_of(autoscale, self.pool)
         self.queues = app._sender.router.select(_names(queues), _names(exclude_queues), self.hostname)
         if not self.queues:
             raise ImproperlyConfigured("no queue is left to consume from: --exclude-queues names them all")
         self.loglevel = loglevel
         self.logfile = logfile
-        self.max_tasks = _positive(
+        self.log_format = log_format
+        self.max_tasks = positive_of(
             conf.worker_max_tasks_per_child if max_tasks_per_child is None else max_tasks_per_child,
             "max_tasks_per_child",
         )
-        self.max_memory = _positive(
+        self.max_memory = positive_of(
             conf.worker_max_memory_per_child if max_memory_per_child is None else max_memory_per_child,
             "max_memory_per_child",
         )
-        self.batch = _batch(conf, prefetch_multiplier)
+        self.batch = batch_of(conf, prefetch_multiplier)
         self.time_limit = conf.task_time_limit if time_limit is None else time_limit
         self.soft_time_limit = conf.task_soft_time_limit if soft_time_limit is None else soft_time_limit
         if self.time_limit and self.soft_time_limit and self.soft_time_limit > self.time_limit:
@@ -136,11 +155,16 @@ class Worker:
         self.beat = beat
         self.scheduler = scheduler
         self.quiet = quiet
+        self.task_events: bool = conf.worker_send_task_events if task_events is None else task_events
+        self.heartbeat = None if without_heartbeat else heartbeat_interval or INTERVAL
         self._executor: Executor | None = None
+        self.changes: Changes
 
     def run(self) -> int:
         """Run until stopped by a signal; the exit code."""
         app = self.app
+        if app._fixup is not None:
+            app._fixup.check()
         self.prepare()
         if self.pool != "solo" and (app.conf.broker_url or "").startswith("memory"):
             raise ImproperlyConfigured(
@@ -158,6 +182,11 @@ class Worker:
         signals.worker_shutdown.send(sender=self)
         return code
 
+    @cached_property
+    def code(self) -> str | None:
+        """Which version of the project's files it runs."""
+        return code_version(project_files())
+
     def prepare(self) -> None:
         """Set logging up, and refuse what can't work; in each process that wasn't forked."""
         app = self.app
@@ -166,6 +195,8 @@ class Worker:
         self._refuse_limits()
         if self.beat:
             open_scheduler(app, self.scheduler)  # so that it is refused here, not in the agent
+        if app._fixup is not None:
+            app._fixup.on_worker_start()
         signals.worker_init.send(sender=self)
         self._set_up_logging()
         if signals.celeryd_after_setup.receivers:
@@ -175,6 +206,7 @@ class Worker:
         )
         if (limits := open_limits(app)) is not None:
             self._executor.admission = Admission(app, limits)
+        self.changes = Changes(app, self._executor, self.queues)
 
     def _refuse_limits(self) -> None:
         """Refuse time limits that this pool can't enforce."""
@@ -204,6 +236,8 @@ class Worker:
         app, conf = self.app, self.app.conf
         results = app.backend.url if not isinstance(app.backend, DisabledBackend) else "disabled"
         tasks = sorted(name for name in app.tasks if not name.startswith(OWN_TASKS))
+        if app._fixup is not None:
+            tasks += app._fixup.other_tasks()
         lines = [
             "",
             f" {self.hostname}  minicelery {minicelery.__version__}",
@@ -214,6 +248,7 @@ class Worker:
             f" concurrency: {self._described()}",
             f" acks:        {'late' if conf.task_acks_late else 'early'} by default, timezone {conf.timezone or 'UTC'}",
             f" queues:      {', '.join(self.queues)}",
+            *([f" code:        {self.code}"] if self.code else []),
             " tasks:" + ("" if tasks else "       none are registered"),
             *(f"   . {name}" for name in tasks),
             "",
@@ -229,7 +264,7 @@ class Worker:
             name, _, host = self.hostname.partition("@")
             for code, value in (("%n", name), ("%h", self.hostname), ("%d", host), ("%i", "0"), ("%I", "")):
                 logfile = logfile.replace(code, value)
-        logs.setup_logging(conf, loglevel=level, logfile=logfile)
+        logs.setup_logging(conf, loglevel=level, logfile=logfile, log_format=self.log_format)
         if conf.worker_redirect_stdouts and not signals.setup_logging.receivers:
             logs.redirect_stdouts(conf.worker_redirect_stdouts_level)
 
@@ -251,7 +286,7 @@ class Worker:
         starter = None
         if self.start_method == "spawn":
             starter = Spawn(self.app, self.hostname, self._given, self._origin)
-        return Supervisor(
+        supervisor = Supervisor(
             self.hostname,
             self.children,
             self.child_main,
@@ -261,7 +296,19 @@ class Worker:
             maximum=maximum,
             starter=starter,
             places=self.places,
-        ).run()
+            reload=None if starter is not None else self._reload,
+        )
+        board = supervisor.board
+        board.head = replace(board.head, events=self.task_events)
+        return supervisor.run()
+
+    def _reload(self, modules: Sequence[str] | None, anew: bool) -> None:
+        """Import modules, in the parent; those that are there already only if they are to be imported anew."""
+        for name in modules or (*self.app.conf.imports, *self.app.conf.include):
+            if name not in sys.modules:
+                importlib.import_module(name)
+            elif anew:
+                importlib.reload(sys.modules[name])
 
     def child_main(self, slot: Slot, orders: int, reports: int, name: str, board: Board) -> int:
         """A child's whole life; its exit code."""
@@ -269,7 +316,7 @@ class Worker:
         logs.process_name = f"Child-{index + 1}"
         signals.worker_process_init.send(sender=self.hostname)
         at_birth = resident_kib()
-        if not await_gate(index, orders, reports):
+        if not await_gate(index, orders, reports, self.changes.obey_line):
             return 0
         slot.open(os.getpid(), name)  # from now on it counts
 
@@ -279,18 +326,31 @@ class Worker:
             else:
                 report_worn(index, reports)
 
+        await_known(board, orders)
         return self._loop(slot, orders, name, board, worn).run()
 
     def _loop(
         self, slot: Slot, orders: int, name: str, board: Board, on_worn: Callable[[int], None] | None = None
     ) -> Loop | Crowd:
-        assert self._executor is not None
-        consumer = self.app.broker.consumer(self.queues, name, self._backend())
-        parts: Any = (consumer, self._executor, board, slot, orders)
+        executor = self._executor
+        assert executor is not None
+        parts: Any = (self._consumer(name), executor, board, slot, orders)
         options: Any = {"max_tasks": self.max_tasks, "max_memory": self.max_memory, "on_worn": on_worn}
+        self.changes.on_events = lambda on: set_events(executor, board, on)
+        set_events(executor, board, board.head.events)
+        loop: Loop | Crowd
         if self.pool in RUNNERS:
-            return Crowd(*parts, runner=RUNNERS[self.pool], **options)
-        return Loop(*parts, batch=self.batch, alone=self.pool == "solo", **options)
+            loop = Crowd(*parts, runner=RUNNERS[self.pool], **options)
+        else:
+            loop = Loop(*parts, batch=self.batch, alone=self.pool == "solo", **options)
+        loop.obey, loop.reopen = self.changes.obey, self._consumer
+        return loop
+
+    def _consumer(self, name: str) -> Consumer:
+        """A consumer of the queues that are served now."""
+        broker = self.app.broker
+        found = broker.consumer(self.queues or ["idle"], name, self._backend())  # connects to nothing yet
+        return found if self.queues else IdleConsumer(name, found.adopts)
 
     def agent_main(self, orders: int, reports: int, board: Board) -> int:
         """The agent's whole life; its exit code."""
@@ -303,11 +363,14 @@ class Worker:
         return self._with_beat(self._make_agent(orders, board, report)).run()
 
     def _make_agent(self, orders: int, board: Board, report: Callable[[str], None]) -> Agent:
-        assert self._executor is not None
-        return Agent(
+        executor = self._executor
+        assert executor is not None
+        self.changes.on_events = lambda on: set_events(executor, board, on)
+        set_events(executor, board, board.head.events)
+        agent = Agent(
             self.app.broker,
             self._backend(),
-            self._executor,
+            executor,
             self.queues,
             self.hostname,
             board,
@@ -316,9 +379,23 @@ class Worker:
             self.app.conf.worker_lease,
             tell_depth=self.scale is not None,
         )
+        attach(self, agent)
+        pid = os.getpid() if self.pool == "solo" else os.getppid()
+        agent.vitals = Vitals(
+            pid,
+            {
+                "node": self.hostname,
+                "app": self.app.main,
+                "broker": self.app.broker.url,
+                "code": self.code,
+                "started": self.started,
+            },
+        )
+        return agent
 
     def _with_beat(self, agent: Agent) -> Agent:
-        """Have the agent send periodic tasks too, or wonder who does."""
+        """Have the agent send heartbeats, and periodic tasks too, or wonder who does."""
+        agent.heart = Heart(self.app, self.hostname, agent.board, self.heartbeat)
         if self.beat:
             agent.beat = Beat(self.app, scheduler=self.scheduler, embedded=True)
         elif self.app.periodic_entries():
@@ -333,8 +410,10 @@ class Worker:
         """Loop and agent in this process, the agent in a thread."""
         signals.worker_process_init.send(sender=self.hostname)
         board = Board(1)
+        board.head = replace(board.head, concurrency=1, events=self.task_events)
         orders, order_end = os.pipe()
         agent_orders, agent_order_end = os.pipe()
+        os.write(agent_order_end, b"listen\n")
         interrupts: list[int] = []
 
         def stop(number: int, _: object) -> None:
@@ -358,7 +437,9 @@ class Worker:
 
         def report(line: str) -> None:
             word, _, rest = line.partition(" ")
-            if word == "terminate":
+            if word == "order":
+                obey_alone(rest, order_end, board)
+            elif word == "terminate":
                 os.write(order_end, b"t" + rest.partition(" ")[2].encode() + b"\n")
 
         slot = board.slots[0]
@@ -373,6 +454,7 @@ class Worker:
         log.info("%s ready", self.hostname)
         signals.worker_ready.send(sender=self)
         try:
+            await_known(board, orders)
             return self._loop(slot, orders, name, board).run()
         finally:
             os.write(agent_order_end, b"stop\n")
@@ -394,82 +476,11 @@ def node_name(text: str | None) -> str:
     return text if "@" in text else f"{text}@{host}"
 
 
-def _spread(pool: str, concurrency: int, processes: int | None) -> tuple[int, int]:
-    """How many children a pool has, and how many tasks each of them runs at once."""
-    if pool not in RUNNERS:
-        if processes is not None:
-            raise ImproperlyConfigured(
-                f"processes={processes}: the {pool} pool has one task for each process"
-            )
-        return concurrency, 1
-    if processes is None:
-        # One core can't serve them all; below that what they share in memory counts for more.
-        processes = min(_concurrency(None), max(1, concurrency // COROUTINES)) if pool == "asyncio" else 1
-    if not 1 <= processes <= concurrency:
-        raise ImproperlyConfigured(f"processes={processes}: expected 1 to {concurrency}, the concurrency")
-    return processes, -(-concurrency // processes)
-
-
-def _scale(given: Sequence[int] | None, pool: str) -> tuple[int, int] | None:
-    """`(least, most)` children; given, as in Celery, the most first."""
-    if given is None:
-        return None
-    if pool != "prefork":
-        raise ImproperlyConfigured(f"autoscale changes the number of children, which the {pool} pool has not")
-    most, least = given
-    if not 1 <= least <= most:
-        raise ImproperlyConfigured(f"autoscale={most},{least}: expected MAX,MIN with 1 <= MIN <= MAX")
-    return least, most
-
-
 def _names(value: str | Iterable[str] | None) -> list[str]:
     if value is None:
         return []
     parts: Sequence[str] = value.split(",") if isinstance(value, str) else list(value)
     return [part.strip() for part in parts if part.strip()]
-
-
-def _concurrency(value: int | str | None) -> int:
-    if value is None or value == "auto":
-        with contextlib.suppress(AttributeError):
-            return max(1, min(len(os.sched_getaffinity(0)), _cpu_quota()))
-        return os.cpu_count() or 1
-    try:
-        number = int(value)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise ImproperlyConfigured(f"concurrency={value!r}: expected a whole number of at least 1, or 'auto'")
-    return number
-
-
-def _cpu_quota() -> int:
-    """CPUs that the control group allows, rounded up."""
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as limits:
-            quota, period = limits.read().split()[:2]
-        return sys.maxsize if quota == "max" else max(1, -(-int(quota) // int(period)))
-    except (OSError, ValueError):
-        return sys.maxsize
-
-
-def _positive(value: int | None, option: str) -> int | None:
-    if value is not None and value < 1:
-        raise ImproperlyConfigured(f"{option}={value!r}: expected a whole number of at least 1")
-    return value
-
-
-def _batch(conf: Any, given: int | None) -> int:
-    """The upper bound of a fetch: set to n, n per child; 0, many; not set, what measured best."""
-    if given is None:
-        if not conf.value_set_for("worker_prefetch_multiplier"):
-            return BATCH
-        given = conf.worker_prefetch_multiplier
-    if given is None:
-        return BATCH
-    if given < 0:
-        raise ImproperlyConfigured(f"prefetch_multiplier={given!r}: expected 0 (no bound) or more")
-    return min(given, UNLIMITED_BATCH) or UNLIMITED_BATCH
 
 
 def _current_task_info() -> tuple[str, str] | None:

@@ -48,6 +48,10 @@ class Admission:
             found = self._limits[name] = None if task is None else of_task(task, self.app.conf)
             return found
 
+    def forget(self, name: str) -> None:
+        """The limits of that task have changed."""
+        self._limits.pop(name, None)
+
     def admit(self, call: Call) -> Outcome | None:
         """None where the call may begin now; else the outcome that has its message wait.
 

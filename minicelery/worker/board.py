@@ -15,11 +15,13 @@ import operator
 import os
 import struct
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from minicelery.message import Delivery, Message, Outcome, Record, Verdict
+from minicelery.pausing import Paused
 from minicelery.worker.shared import Ring, Sheet
 
 _ENTRY = struct.Struct(
@@ -38,8 +40,11 @@ KEPT_MESSAGES = 64 * 1024
 RUNS = 8 * 1024
 OBITUARIES = 512 * 1024
 ENDED = 256 * 1024
+TALLY = 8 * 1024
+_HEAD = struct.Struct("=d I I I ?")  # started, concurrency, least, most, events
 # What each further place of a child adds to these, in a pool that runs many tasks at once.
 _JOURNAL_EACH, _KEPT_EACH, _RUNS_EACH, _ENDED_EACH = 1024, 4096, 1024, 2048
+_CELLS = 3 * 8  # clock, processed by dead children, pid of the parent
 _CUTS = (256, 64, 16, 0)
 """To how many characters the arguments of runs are cut on the Board, until all of them fit."""
 
@@ -71,6 +76,22 @@ class Run:
     kwargs: str
     queue: str
     acknowledged: bool  # it will not run again
+    exchange: str = ""
+    routing_key: str = ""
+    priority: int | None = None
+    redelivered: bool = False
+    stamps: str = ""  # as JSON, where it bears any
+
+
+@dataclass(slots=True)
+class Head:
+    """What the parent says of the whole worker."""
+
+    started: float = 0.0  # unix seconds
+    concurrency: int = 0  # children that there should be
+    least: int = 0  # the bounds of that number, where it follows the work; else 0
+    most: int = 0
+    events: bool = False  # the tasks are told of
 
 
 class Board:
@@ -83,14 +104,57 @@ class Board:
     def __init__(self, size: int, places: int = 1, fd: int | None = None, shared: bool = False) -> None:
         self.places = places
         layout = Layout(places)
-        length = size * layout.size + OBITUARIES
+        length = size * layout.size + OBITUARIES + _HEAD.size + Pauses.SIZE + _CELLS
+        fresh = fd is None
         if fd is None and shared:
             fd = memory_file(length)
         self.fd = fd
         self._memory = mmap.mmap(-1 if fd is None else fd, length)
+        self._cells = memoryview(self._memory)[length - _CELLS :].cast("Q")
+        if fresh:
+            self._cells[2] = os.getpid()
         self.slots = [Slot(self._memory, index * layout.size, layout) for index in range(size)]
         # What dead children had done; written by the agent alone.
         self.obituaries = Ring(self._memory, size * layout.size, OBITUARIES)
+        # These too.
+        self.pauses = Pauses(self._memory, size * layout.size + OBITUARIES + _HEAD.size)
+        self._head = size * layout.size + OBITUARIES
+        if fresh:
+            self.head = Head(time.time())
+
+    @property
+    def head(self) -> Head:
+        """What the parent says of the whole worker."""
+        return Head(*_HEAD.unpack_from(self._memory, self._head))
+
+    @head.setter
+    def head(self, head: Head) -> None:
+        _HEAD.pack_into(self._memory, self._head, *astuple(head))
+
+    @property
+    def pid(self) -> int:
+        """The process that has made the board: under its number the worker is known."""
+        return self._cells[2]
+
+    @property
+    def clock(self) -> memoryview[int]:
+        """The cell of the clock that all processes of the worker go by."""
+        return self._cells[:1]
+
+    def empty(self, slot: Slot) -> None:
+        """Free the slot of a child that has gone; called by the parent alone."""
+        self._cells[1] += slot.read().processed
+        slot.clear()
+
+    def processed(self) -> int:
+        """How many tasks the worker has run since it began."""
+        return self._cells[1] + sum(slot.read().processed for slot in self.slots)
+
+    def active(self) -> int:
+        """How many tasks run now."""
+        if self.places > 1:
+            return sum(len(slot.running_receipts()) for slot in self.slots if slot.read().pid)
+        return sum(1 for slot in self.slots if (entry := slot.read()).pid and entry.began)
 
     def idle(self, but: Slot | None = None) -> bool:
         """Whether a child, other than `but`'s, has nothing to do."""
@@ -100,6 +164,34 @@ class Board:
                 if entry.pid and (entry.free or not entry.began):
                     return True
         return False
+
+
+class Pauses:
+    """What is paused, as the agent has told the children."""
+
+    ROOM = 32 * 1024
+    SIZE = 4 + Sheet.room(ROOM)
+
+    def __init__(self, memory: mmap.mmap, offset: int) -> None:
+        # Its one number tells readers of a change, at the price of an index; 0: nobody has written yet.
+        self.number = memoryview(memory)[offset : offset + 4].cast("I")
+        self._sheet = Sheet(memory, offset + 4, self.ROOM)
+
+    @property
+    def known(self) -> bool:
+        """Whether the agent has read what is paused."""
+        return self.number[0] > 0
+
+    def write(self, paused: Paused) -> bool:
+        """Tell what is paused; False where that is too much."""
+        written = self._sheet.write(marshal.dumps((sorted(paused.queues), sorted(paused.tasks))))
+        self.number[0] = self.number[0] % 0xFFFFFFFF + 1
+        return written
+
+    def read(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The queues and the tasks that are paused."""
+        queues, tasks = self._sheet.read() or ((), ())
+        return frozenset(queues), frozenset(tasks)
 
 
 def memory_file(length: int) -> int:
@@ -129,7 +221,8 @@ class Layout:
         self.kept = self.keys + places * KEY
         self.runs = self.kept + Sheet.room(self.kept_size)
         self.ended = self.runs + Sheet.room(self.runs_size)
-        self.size = self.ended + self.ended_size
+        self.tally = self.ended + self.ended_size
+        self.size = self.tally + Sheet.room(TALLY)
 
 
 class Slot:
@@ -148,6 +241,8 @@ class Slot:
         self._runs = Sheet(memory, offset + layout.runs, layout.runs_size)
         # What its child has done, settled or not, as far back as there is room.
         self.ended = Ring(memory, offset + layout.ended, layout.ended_size)
+        # How many runs of which task its children have begun, one after the other.
+        self.tally = Sheet(memory, offset + layout.tally, TALLY)
         self._number = 0
         self._noting = self._journal  # where the half of the journal begins to which is added
         self._end = 0  # of what that half holds
@@ -165,6 +260,17 @@ class Slot:
             number, self.pid, self.generation, receipt, began, deadline, self.processed, free, number,
         )  # fmt: skip
 
+    def call(self, name: str) -> None:
+        """Say that the consumer has another name altogether; it holds nothing yet."""
+        self.write(0, 0.0)
+        self._name(name)
+        self.rename(0)
+
+    def _name(self, name: str) -> None:
+        text = name.encode()[:_NAME]
+        start = self._offset + _ENTRY.size
+        self._memory[start : start + _NAME] = text.ljust(_NAME, b"\0")
+
     def rename(self, generation: int) -> None:
         """Say that the consumer goes by a new name; from any thread, the rest stays as it is."""
         self.generation = generation
@@ -172,9 +278,7 @@ class Slot:
 
     def open(self, pid: int, name: str) -> None:
         """Take the slot for a new child whose consumer is called `name`."""
-        text = name.encode()[:_NAME]
-        start = self._offset + _ENTRY.size
-        self._memory[start : start + _NAME] = text.ljust(_NAME, b"\0")
+        self._name(name)
         self.pid, self.generation, self.processed, self._number = pid, 0, 0, 0
         # Whatever this process knows of it: another one has written the journal that is there, and
         # its receipts are the new child's as well.

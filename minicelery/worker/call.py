@@ -14,6 +14,7 @@ from minicelery.limits import of_task
 from minicelery.message import Delivery
 from minicelery.request import Request
 from minicelery.task import Task
+from minicelery.worker import tracing
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
@@ -58,20 +59,25 @@ class Plan:
     """What running a task takes, looked up once: its function, limits and handlers."""
 
     __slots__ = (
-        "acks_late", "after_return", "before_start", "function", "ignore_result", "is_async", "limits", "on_failure",
-        "on_retry", "on_success", "soft_limit", "store_errors", "task", "time_limit", "track_started", "whole",
+        "acks_late", "after_return", "before_start", "begun", "function", "ignore_result", "is_async", "limits", "on_failure",
+        "on_retry", "on_success", "send_events", "soft_limit", "store_errors", "task", "time_limit", "tracer", "track_started",
+        "whole",
     )  # fmt: skip
 
     def __init__(self, app: Celery, task: Task[..., Any], limits: tuple[float | None, float | None]) -> None:
+        found = tracing.traced(task)  # first: it may change what is called
         kind = type(task)
         self.task = task
+        self.tracer = None if found is None else found.tracer
+        self.begun = 0  # runs, in this process
         self.whole = kind.__call__ is not Task.__call__
         self.function: Callable[..., Any] = task if self.whole else task.run
-        self.is_async = inspect.iscoroutinefunction(task.run)
+        self.is_async = inspect.iscoroutinefunction(task.run) if found is None else found.is_async
         self.limits = of_task(task, app.conf)  # across workers
         self.ignore_result = bool(task.ignore_result)
         self.store_errors = bool(task.store_errors_even_if_ignored)
         self.track_started = bool(task.track_started)
+        self.send_events = bool(task.send_events)
         self.acks_late = bool(task.acks_late)
         self.time_limit = task.time_limit if task.time_limit is not None else limits[0]
         self.soft_limit = task.soft_time_limit if task.soft_time_limit is not None else limits[1]
@@ -95,7 +101,7 @@ class Call:
 
     __slots__ = (
         "args", "began", "delivery", "kwargs", "late", "links", "plan", "request", "revoked_by", "running",
-        "soft_limit", "time_limit",
+        "soft_limit", "time_limit", "tracer",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +121,7 @@ class Call:
         self.links = links
         self.time_limit: float | None = plan.time_limit
         self.soft_limit: float | None = plan.soft_limit
+        self.tracer = plan.tracer  # until it has been called
         self.began = 0.0
         self.running = False  # the user's code is: the soft limit may raise there
         self.late = False  # it has passed its hard limit

@@ -24,9 +24,10 @@ from minicelery.worker.call import Call
 from minicelery.worker.executor import Executor
 from minicelery.worker.fates import key_of
 from minicelery.worker.keeper import run_of
-from minicelery.worker.orders import QUIT, Orders, Terminate
+from minicelery.worker.orders import QUIT, REPLACE, Change, Orders, Terminate
 from minicelery.worker.suspects import Suspects
-from minicelery.worker.swapper import IDLE_WAIT, RENEW, UNSETTLED, Swapper
+from minicelery.worker.swapper import IDLE_WAIT, RENEW, TICK, UNSETTLED, Swapper
+from minicelery.worker.tally import Tally
 
 log = logging.getLogger("minicelery.worker.loop")
 
@@ -99,14 +100,18 @@ class Crowd(Swapper):
         self._look_at = 0.0  # monotonic; when the next run will have lasted for `LONG`
         self._renewed = time.monotonic()
         self._draining = False  # nothing new begins
+        self.obey: Callable[[Change], bool] = lambda change: False
+        self.reopen: Callable[[str], Consumer] | None = None  # not called: another child takes its place
+        self.tally = Tally(slot, executor)
         self._quitting = False
+        self.listener = threading.Thread(target=self._listen, name="minicelery-orders", daemon=True)
 
     def run(self) -> int:
         """Work until ordered to stop, or until this child has done its share; the exit code."""
         hold = getattr(self.consumer, "hold", None)
         if hold is not None:
             hold(self.board.places)
-        threading.Thread(target=self._listen, name="minicelery-orders", daemon=True).start()
+        self.listener.start()
         self.runner.start()
         while not (self.stopping.is_set() or self.worn_out() or self._share_begun()):
             self._turn(self._room())
@@ -125,6 +130,7 @@ class Crowd(Swapper):
             return UNSETTLED
         self.consumer.close()
         self.runner.close()
+        self.tally.show()
         return 0
 
     def _room(self) -> int:
@@ -193,9 +199,16 @@ class Crowd(Swapper):
     def _patience(self) -> float:
         if self.suspects.waiting or self.suspects.running:
             return SUSPECT_TICK
+        if (events := self.executor.events) is not None and (events or not self._last_has_begun()):
+            return TICK
         if len(self._shown) == len(self.running):
             return IDLE_WAIT
         return min(LONG, max(0.005, self._look_at - time.monotonic()))
+
+    def _last_has_begun(self) -> bool:
+        with self._state:
+            last = next(reversed(self.running.values()), None)
+        return last is None or last.call is not None
 
     # -- running ---------------------------------------------------------------------------
 
@@ -301,6 +314,7 @@ class Crowd(Swapper):
     def _look_after(self) -> None:
         """Mark long runs as started, show them on the Board, keep the lease."""
         now = time.monotonic()
+        self.tally.look(now)
         long: list[Running] = []
         self._look_at = now + LONG
         with self._state:
@@ -315,6 +329,7 @@ class Crowd(Swapper):
             self._mark(fresh)
         if long != self._shown:
             self._shown = long
+            self.tally.show()
             self.slot.show([run_of(one.call) for one in long if one.call is not None])
         if long and now - self._renewed > min(RENEW, self.consumer.renew):
             self._renewed = now
@@ -337,6 +352,7 @@ class Crowd(Swapper):
                         records.append(record)
             try:
                 with self.lock:
+                    self.post_news()
                     self.consumer.extend([one.delivery for one in fresh], records)
                     self.note_name()
             except (OperationalError, BackendError) as error:
@@ -354,11 +370,25 @@ class Crowd(Swapper):
                     if (one := self.running.get(order.receipt)) is not None and one.call is not None:
                         self.runner.interrupt(one, order)
                     continue
+                if isinstance(order, Change):
+                    if not self._change(order):
+                        continue
+                    order = REPLACE  # what runs is held by this consumer
+                if order == REPLACE:
+                    self.wear_out()
                 # The parent's death is an order to stop as well.
                 self._quitting = self._quitting or order == QUIT
                 self.stopping.set()
                 self.consumer.wake()
                 self._something_ended.set()
+
+    def _change(self, order: Change) -> bool:
+        """Obey a change; whether it takes another child."""
+        try:
+            return self.obey(order)
+        except Exception:
+            log.exception("a change is not obeyed: %s %s", order.topic, order.key)
+            return False
 
     def _leave(self) -> None:
         """End what runs, and this process with it."""

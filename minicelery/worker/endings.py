@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import signal
 import time
@@ -32,6 +33,7 @@ from minicelery.worker.recorder import Recorder
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
+    from minicelery.events.emitter import Emitter
 
 log = logging.getLogger("minicelery.worker.executor")
 
@@ -47,6 +49,7 @@ class Endings:
     links: Links
     foreign: ForeignChords
     accept: frozenset[str]
+    events: Emitter | None
 
     def _retry(self, call: Call, retry: Retry) -> Outcome:
         request, plan, message = call.request, call.plan, call.delivery.message
@@ -66,9 +69,11 @@ class Endings:
             self._guarded(
                 signals.task_retry.send, sender=plan.task, request=request, reason=retry, einfo=einfo
             )
+        if (events := self.events) is not None and plan.send_events:
+            events.retried(message.id, (retry.excs or str(retry))[:1024], einfo.traceback)
         limit = plan.task.max_retries
         log.info(
-            "Task %s[%s] retry %d/%s %s: %s", message.task, message.id, request.retries + 1,
+            "Task %s[%s] retry %d/%s %s: %s", _name(message), message.id, request.retries + 1,
             "∞" if limit is None else limit, retry.humanize(), retry.excs or "asked for",
         )  # fmt: skip
         self._ran(call, states.RETRY, retry)
@@ -91,15 +96,17 @@ class Endings:
                 signals.task_failure.send, sender=task, task_id=message.id, exception=error, args=call.args,
                 kwargs=call.kwargs, traceback=error.__traceback__, einfo=einfo,
             )  # fmt: skip
+        if (events := self.events) is not None and plan.send_events:
+            events.failed(message.id, shown(error, task), einfo.traceback)
         if isinstance(error, task.throws):
-            log.info("Task %s[%s] raised expected: %s", message.task, message.id, shown(error, task))
+            log.info("Task %s[%s] raised expected: %s", _name(message), message.id, shown(error, task))
         else:
             log.error(
                 "Task %s[%s] raised unexpected: %s\n%s",
-                message.task,
+                _name(message),
                 message.id,
                 shown(error, task),
-                einfo.traceback.rstrip(),
+                einfo.traceback.rstrip() + _hint(call, error),
             )
         if plan.after_return is not None:
             self._handle(
@@ -108,6 +115,8 @@ class Endings:
         self._ran(call, states.FAILURE, error)
         if verdict is Verdict.ACK and self._rejects(call, error):
             verdict = Verdict.REJECT
+        if verdict is Verdict.REJECT:
+            self._tell_rejected(call, False)
         more = self._rest_of(call, error, einfo.traceback)
         outcome = Outcome(call.delivery, verdict, stored, publish, shown(error, task)[:500], more=more)
         return self.foreign.add_to(outcome, call.links, states.FAILURE, error)
@@ -170,7 +179,12 @@ class Endings:
             "Task %s[%s] runs again (%d of %d): %s",
             message.task, message.id, delivery.deliveries + 1, self.delivery_cap, error,
         )  # fmt: skip
+        self._tell_rejected(call, True)
         return Outcome(delivery, Verdict.REQUEUE)
+
+    def _tell_rejected(self, call: Call, requeue: bool) -> None:
+        if (events := self.events) is not None and call.plan.send_events:
+            events.rejected(call.delivery.message.id, requeue)
 
     def terminated(self, call: Call, reason: str) -> Outcome:
         """The outcome of a running call that a cold shutdown stops."""
@@ -179,6 +193,7 @@ class Endings:
         if call.plan.acks_late:
             # Stopped on purpose: the run does not count against the task.
             call.delivery.message.headers["redelivered"] = True
+            self._tell_rejected(call, True)
             return Outcome(call.delivery, Verdict.REQUEUE)
         return self.lost(call)
 
@@ -207,6 +222,8 @@ class Endings:
                 signals.task_revoked.send, sender=call.plan.task, request=call.request,
                 terminated=number is not None, signum=number, expired=why == "expired",
             )  # fmt: skip
+        if (events := self.events) is not None and call.plan.send_events:
+            events.revoked(message.id, number, why == "expired")
         if number is None:
             log.info("Task %s[%s] %s: not run", message.task, message.id, why)
         else:
@@ -226,6 +243,8 @@ class Endings:
                 request=Request(task, id=message.id, message=message), exception=error,
                 traceback=error.__traceback__, einfo=einfo,
             )  # fmt: skip
+        if (events := self.events) is not None and message.id:
+            self._guarded(events.failed, message.id, f"{type(error).__name__}: {error}", einfo.traceback)
         try:
             stored, more = self.recorder.failure_of(message, error), self._rest(message, error)
         except Exception:
@@ -245,6 +264,7 @@ class Endings:
             message.due = None
             message.exchange, message.routing_key = "", message.queue
             message.headers["redelivered"] = True
+            self._tell_rejected(call, True)
             # To the end of the line, as Celery does.
             return Outcome(call.delivery, publish=(*call.request.outbox, message))
         log.warning("Task %s[%s] rejected: %s", message.task, message.id, error.reason)
@@ -253,6 +273,9 @@ class Endings:
                 signals.task_failure.send, sender=call.plan.task, task_id=message.id, exception=error,
                 args=call.args, kwargs=call.kwargs, traceback=error.__traceback__, einfo=ExceptionInfo(error),
             )  # fmt: skip
+        if (events := self.events) is not None and call.plan.send_events:
+            events.failed(message.id, shown(error, call.plan.task), ExceptionInfo(error).traceback)
+            events.rejected(message.id, False)
         stored = None
         if self.recorder.wants(call):
             stored = self.recorder.state(call, states.FAILURE, record.exception_document(error), None)
@@ -299,6 +322,8 @@ class Endings:
                 message.due = time.time() + 5.0
                 message.exchange, message.routing_key = "", message.queue
                 return Outcome(delivery, publish=(message,))
+        if (events := self.events) is not None:
+            events.failed(message.id, repr(error), None)
         verdict = Verdict.ACK if self.unregistered == "discard" else Verdict.REJECT
         stored, more = self.recorder.failure_of(message, error), self._rest(message, error)
         outcome = Outcome(delivery, verdict, stored, reason=text, more=more)
@@ -364,3 +389,28 @@ class Endings:
                 signals.task_postrun.send, sender=task, task_id=call.delivery.message.id, task=task,
                 args=call.args, kwargs=call.kwargs, retval=value, state=state,
             )  # fmt: skip
+
+
+def _name(message: Message) -> Any:
+    """What log lines call its task."""
+    return message.headers.get("shadow") or message.task
+
+
+def _hint(call: Call, error: BaseException) -> str:
+    """What a link of a chain that was called with one argument too many should be told."""
+    if (
+        not isinstance(error, TypeError)
+        or not call.args
+        or not call.delivery.message.headers.get("parent_id")
+    ):
+        return ""
+    try:  # not by its traceback: a class of the app's own may stand between, such as Flask's ContextTask
+        inspect.signature(call.plan.task.run).bind(*call.args, **call.kwargs)
+    except TypeError:
+        return (
+            "\nhint: as a link of a chain it is called with the result of the one before; "
+            f"{call.plan.task.name.rpartition('.')[2]}.si(…) makes it one that is not"
+        )
+    except ValueError:  # it has no signature
+        pass
+    return ""

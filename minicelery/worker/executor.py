@@ -35,19 +35,23 @@ from minicelery.message import (
     iso,
     parse_time,
 )
+from minicelery.remote.stamps import bears
 from minicelery.request import Request
 from minicelery.serialization import accepted
 from minicelery.task import Task, retry_delay
+from minicelery.worker import tracing
 from minicelery.worker.bodies import Bodies
 from minicelery.worker.call import Call, Plan, RunRevoked, check_limits, shown
 from minicelery.worker.coroutines import run_coroutine
 from minicelery.worker.endings import Endings
 from minicelery.worker.foreign_chords import ForeignChords
 from minicelery.worker.links import Links
+from minicelery.worker.pausing import put_aside
 from minicelery.worker.recorder import Recorder
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
+    from minicelery.events.emitter import Emitter
     from minicelery.worker.admission import Admission
 
 log = logging.getLogger(__name__)
@@ -83,6 +87,9 @@ class Executor(Endings):
         self.bodies = Bodies(app)
         self.foreign = ForeignChords(app, self.links, self.recorder)
         self.admission: Admission | None = None  # set where a task has limits across workers
+        self.paused: frozenset[str] = frozenset()  # tasks
+        self.revoked_stamps: dict[str, list[Any]] = {}  # calls that bear one of them are not run
+        self.events: Emitter | None = None  # while events of tasks are on
         self._plans: dict[str, Plan] = {}
         self._rng = random.Random()
 
@@ -92,6 +99,17 @@ class Executor(Endings):
         if found is None or found.task is not task:
             found = self._plans[task.name] = Plan(self.app, task, self.limits)
         return found
+
+    def plan_anew(self, name: str) -> None:
+        """The options of that task have changed.  From any thread."""
+        if (old := self._plans.get(name)) is not None:
+            new = Plan(self.app, old.task, self.limits)
+            new.begun = old.begun
+            self._plans[name] = new
+
+    def begun(self) -> dict[str, int]:
+        """How many runs of which task have begun here.  From any thread."""
+        return {name: plan.begun for name, plan in list(self._plans.items()) if plan.begun}
 
     # -- the life of a delivery ------------------------------------------------------------
 
@@ -105,6 +123,8 @@ class Executor(Endings):
 
     def call(self, call: Call) -> Outcome:
         """Call the function of a call that has begun; never raises what it raises."""
+        if call.tracer is not None:
+            return tracing.around(self, call)
         token = request_var.set(call.request)
         try:
             try:
@@ -163,6 +183,8 @@ class Executor(Endings):
                 return self.lost(call)
             if delivery.revoked:
                 return self.revoke(call, "revoked")
+            if self.revoked_stamps and bears(headers.get("stamps"), self.revoked_stamps):
+                return self.revoke(call, "revoked")
             if (expires := headers.get("expires")) is not None:
                 message.expires = parse_time(expires, "expires", self.zone)
                 if time.time() > message.expires:
@@ -175,6 +197,8 @@ class Executor(Endings):
                     message.exchange, message.routing_key = "", message.queue
                     headers["eta"] = iso(due)  # the broker knows no zone to read a naive time in
                     return Outcome(delivery, publish=(message,))
+            if self.paused and message.task in self.paused:
+                return put_aside(delivery)
             if BODY_HEADER in headers and (found := self.bodies.prepare(call)) is not None:
                 if isinstance(found, Outcome):
                     return found
@@ -189,22 +213,37 @@ class Executor(Endings):
             return self._reject(delivery, "nested too deeply", DecodeError(str(error)))
         if signals.task_received.receivers:
             self._guarded(signals.task_received.send, sender=self, request=request)
+        if (events := self.events) is not None and plan.send_events:
+            if "argsrepr" in headers:
+                events.note((time.time_ns(), message))  # as `begun` does, without the call
+            else:
+                events.begun(message, args, kwargs)
         request.entering = plan.whole
+        if (signals.task_prerun.receivers or plan.before_start is not None) and call.tracer is None:
+            if (outcome := self.enter(call)) is not None:
+                return outcome
+        plan.begun += 1
+        call.began = time.monotonic()
+        return call
+
+    def enter(self, call: Call) -> Outcome | None:
+        """Tell that a call is about to be made; its outcome where its own `before_start` fails."""
+        request, plan, message = call.request, call.plan, call.delivery.message
         if signals.task_prerun.receivers:
             self._within(
-                call, signals.task_prerun.send, sender=task, task_id=message.id, task=task, args=args, kwargs=kwargs
+                call, signals.task_prerun.send, sender=plan.task, task_id=message.id, task=plan.task,
+                args=call.args, kwargs=call.kwargs,
             )  # fmt: skip
         if plan.before_start is not None:
             try:
-                self._within(call, plan.before_start, message.id, args, kwargs)
+                self._within(call, plan.before_start, message.id, call.args, call.kwargs)
             except Exception as error:
                 token = request_var.set(request)
                 try:
                     return self._end(call, error)
                 finally:
                     request_var.reset(token)
-        call.began = time.monotonic()
-        return call
+        return None
 
     def finish(self, call: Call, value: Any) -> Outcome:
         """The outcome of a function that has returned `value`."""
@@ -227,13 +266,17 @@ class Executor(Endings):
         runtime = time.monotonic() - call.began
         if signals.task_success.receivers:
             self._guarded(signals.task_success.send, sender=plan.task, result=value, runtime=runtime)
+        text = ""
+        if (events := self.events) is not None and plan.send_events:
+            text = shown(value, plan.task)
+            events.note((time.time_ns(), message.id, text, runtime))
         if self.log_results:
             log.info(
                 "Task %s[%s] succeeded in %.6fs: %s",
                 message.headers.get("shadow") or message.task,
                 message.id,
                 runtime,
-                shown(value, plan.task),
+                text or shown(value, plan.task),
             )
         if plan.after_return is not None:
             self._guarded(plan.after_return, states.SUCCESS, value, message.id, call.args, call.kwargs, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import select
@@ -19,8 +20,9 @@ from minicelery.worker import coroutines
 from minicelery.worker.board import Run
 from minicelery.worker.call import Call, RunRevoked
 from minicelery.worker.fates import key_of
-from minicelery.worker.orders import QUIT, Orders, Terminate
+from minicelery.worker.orders import QUIT, REPLACE, Change, Orders, Terminate
 from minicelery.worker.swapper import RENEW, TICK, UNSETTLED
+from minicelery.worker.tally import Tally
 
 if TYPE_CHECKING:
     from minicelery.worker.loop import Loop
@@ -30,6 +32,7 @@ log = logging.getLogger("minicelery.worker.loop")
 LINGER = 0.5  # the keeper goes on ticking this long after the last task
 STUCK = 0.5  # unstarted deliveries are given back now, whether or not a sibling is idle
 KEEPER_PAUSE = 0.2  # after a failed act
+STAMPS = 512  # characters of a run's stamps that the board has room for
 
 
 class Keeper(threading.Thread):
@@ -48,6 +51,7 @@ class Keeper(threading.Thread):
         self._shown = False  # the board names a run
         self._renewed = time.monotonic()
         self._retry_at = 0.0
+        self.tally = Tally(loop.slot, loop.executor)
 
     def unpark(self) -> None:
         """Begin to tick; from the loop, when it begins to work."""
@@ -62,6 +66,7 @@ class Keeper(threading.Thread):
             os.write(self._write, b"x")
         if self.is_alive() and threading.current_thread() is not self:
             self.join(2.0)
+        self.tally.show()
 
     def run(self) -> None:
         poll = select.poll()
@@ -78,6 +83,7 @@ class Keeper(threading.Thread):
             if self._stopped:
                 return
             try:
+                self.tally.look(time.monotonic())
                 self._tick()
             except (OperationalError, BackendError) as error:
                 log.debug("keeper: %s", error)  # the loop reports outages, and adopts after them
@@ -89,6 +95,8 @@ class Keeper(threading.Thread):
                 # The loop sets its time first and looks at this then: one of the two sees the other.
                 if self.loop.done or time.monotonic() - self.loop.last_busy <= LINGER:
                     self.parked = False
+                else:
+                    self.tally.show()
 
     # -- ticking ---------------------------------------------------------------------------
 
@@ -143,8 +151,10 @@ class Keeper(threading.Thread):
                 call.delivery.once = loop.slot.keep_messages(kept)
             with call.request.state_lock:
                 record = None if call.request.reported else loop.executor.started(call)
+                loop.post_news()
                 loop.consumer.extend([call.delivery], [record] if record else ())
 
+        self.tally.show()
         loop.slot.show([run_of(call)])
         self._shown = True
         if self._locked(mark):
@@ -200,21 +210,33 @@ class Keeper(threading.Thread):
         for order in self.orders.read():
             if isinstance(order, Terminate):
                 self._terminate(order)
+            elif isinstance(order, Change):
+                self._change(order)
+            elif order == REPLACE:
+                loop.wear_out()
+                loop.stopping.set()
+                loop.wake()
             elif order == QUIT:
                 self._quit()
             else:
                 # The parent's death is an order to stop as well.
                 loop.stopping.set()
-                loop.consumer.wake()
+                loop.wake()
                 if loop.waiting and loop.began:
                     with contextlib.suppress(OperationalError, BackendError):
                         self._give_back()
         return not self.orders.closed
 
+    def _change(self, order: Change) -> None:
+        try:
+            self.loop.change(order)
+        except Exception:
+            log.exception("a change is not obeyed: %s %.80r", order.topic, order.key)
+
     def _quit(self) -> None:
         loop = self.loop
         loop.stopping.set()
-        loop.consumer.wake()
+        loop.wake()
 
         def leave() -> None:
             call = loop.current
@@ -260,8 +282,20 @@ def run_of(call: Call) -> Run:
     return Run(
         message.id, message.task, call.delivery.receipt, time.time() - (time.monotonic() - call.began),
         str(headers.get("argsrepr", ""))[:1024], str(headers.get("kwargsrepr", ""))[:1024],
-        message.queue, not call.plan.acks_late,
+        message.queue, not call.plan.acks_late, message.exchange, message.routing_key or message.queue,
+        message.priority, bool(call.request.redelivered), _stamps(headers),
     )  # fmt: skip
+
+
+def _stamps(headers: dict[str, Any]) -> str:
+    stamps = headers.get("stamps")
+    if not stamps:
+        return ""
+    try:
+        text = json.dumps(stamps)
+    except (TypeError, ValueError):
+        return ""
+    return text if len(text) <= STAMPS else ""
 
 
 def _is_the_tasks(handler: Any) -> bool:

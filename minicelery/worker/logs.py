@@ -7,11 +7,14 @@ which Celery throws the program's handlers away, is accepted and changes nothing
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from minicelery import signals
@@ -21,7 +24,14 @@ from minicelery.utils.log import task_logger
 if TYPE_CHECKING:
     from minicelery.settings import Settings
 
-__all__ = ["LoggingProxy", "TaskFormatter", "redirect_stdouts", "restore_stdouts", "setup_logging"]
+__all__ = [
+    "JSONFormatter",
+    "LoggingProxy",
+    "TaskFormatter",
+    "redirect_stdouts",
+    "restore_stdouts",
+    "setup_logging",
+]
 
 COLOURS = {"DEBUG": "34", "WARNING": "33", "ERROR": "31", "CRITICAL": "35"}
 """Codes of the terminal, by level; INFO has none."""
@@ -31,6 +41,11 @@ LONGEST_LINE = 16_384
 
 UNKNOWN = "???"
 
+JSON = "json"
+"""What `worker_log_format` is for lines that are JSON objects."""
+
+_OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
 current_task_info: Callable[[], tuple[str, str] | None] = lambda: None  # noqa: E731 - to be replaced
 """Returns name and id of the task that runs in this thread, or None."""
 
@@ -39,19 +54,26 @@ process_name: str | None = None
 
 
 def setup_logging(
-    conf: Settings, *, loglevel: str | int, logfile: str | None, colorize: bool | None = None
+    conf: Settings,
+    *,
+    loglevel: str | int,
+    logfile: str | None,
+    colorize: bool | None = None,
+    log_format: str | None = None,
 ) -> None:
     """Make the worker's log lines appear on stderr, or in `logfile`.
 
     A receiver of the signal `setup_logging` does it all instead; its exception is raised.
     Where the root logger has handlers already only the level of minicelery's own loggers is set.
     `colorize` None means `worker_log_color`, and that None a terminal without NO_COLOR.
+    `log_format` is ``json``, ``text``, or None: as `worker_log_format` and `worker_task_log_format` say.
     Raises ImproperlyConfigured for an unknown level or a file that can't be written.
     """
     level = level_number(loglevel)
+    line, task_line = _formats(conf, log_format)
     colours = wants_colour(logfile, conf.worker_log_color if colorize is None else colorize)
     announced: dict[str, Any] = {"loglevel": level, "logfile": logfile, "colorize": colours}
-    responses = signals.setup_logging.send(None, format=conf.worker_log_format, **announced)
+    responses = signals.setup_logging.send(None, format=line, **announced)
     for _, response in responses:
         if isinstance(response, Exception):
             raise response
@@ -61,21 +83,31 @@ def setup_logging(
     if is_configured(root):
         _set_own_level(level)
     else:
-        _configure(root, conf.worker_log_format, conf.worker_log_datefmt, level, logfile, colours)
+        _configure(root, line, conf.worker_log_datefmt, level, logfile, colours)
         if not is_configured(task_logger):
             _configure(
                 task_logger,
-                conf.worker_task_log_format,
+                task_line,
                 conf.worker_task_log_datefmt,
                 level,
                 logfile,
                 colours,
             )
             task_logger.propagate = False  # its lines would appear twice, once in each format
-    signals.after_setup_logger.send(None, logger=root, format=conf.worker_log_format, **announced)
-    signals.after_setup_task_logger.send(
-        None, logger=task_logger, format=conf.worker_task_log_format, **announced
-    )
+    signals.after_setup_logger.send(None, logger=root, format=line, **announced)
+    signals.after_setup_task_logger.send(None, logger=task_logger, format=task_line, **announced)
+
+
+def _formats(conf: Settings, wanted: str | None) -> tuple[str, str]:
+    """The format of the worker's lines, and that of tasks."""
+    if wanted == JSON:
+        return JSON, JSON
+    lines = conf.worker_log_format, conf.worker_task_log_format
+    if wanted is not None and JSON in lines:
+        from minicelery.settings.table import LOG_FORMAT, TASK_LOG_FORMAT
+
+        return LOG_FORMAT, TASK_LOG_FORMAT
+    return lines
 
 
 def redirect_stdouts(level: str | int) -> None:
@@ -116,6 +148,60 @@ class TaskFormatter(logging.Formatter):
         text = super().format(record)
         colour = COLOURS.get(record.levelname) if self.use_color else None
         return text if colour is None else f"\x1b[{colour}m{text}\x1b[0m"
+
+
+class JSONFormatter(logging.Formatter):
+    """Formats each record as one line, a JSON object: what it says, and in which task.
+
+    What the program adds with ``extra=`` is among its fields.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        at = datetime.fromtimestamp(record.created, timezone.utc)
+        line: dict[str, Any] = {
+            "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": _message(record),
+            "process": process_name or record.processName,
+            "pid": record.process,
+        }
+        info = current_task_info()
+        if info is not None:
+            line["task"], line["task_id"] = info
+        for name, value in vars(record).items():
+            if name not in _OF_EVERY_RECORD and name not in line:
+                line[name] = value
+        if record.exc_info and (error := record.exc_info[1]) is not None:
+            line["error"] = {
+                "type": type(error).__name__,
+                "message": _text(error),
+                "traceback": "".join(traceback.format_exception(*record.exc_info)),
+            }
+        elif record.exc_text:
+            line["error"] = {"traceback": record.exc_text}
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        # ASCII, as a stream of another encoding would write what is no JSON.
+        try:
+            return json.dumps(line, allow_nan=False, default=_text)
+        except (TypeError, ValueError, RecursionError):  # keys that are no text, a list that holds itself
+            return json.dumps({name: _text(value) for name, value in line.items()})
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # arguments that do not fit: a line of another form would come out
+        return f"{_text(record.msg)} {_text(record.args)}"
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # whoever logs what can't be shown should still hear of it
+        return f"<{type(value).__name__}>"
 
 
 class LoggingProxy(io.TextIOBase):
@@ -254,7 +340,7 @@ def _configure(
     logger: logging.Logger, format: str, datefmt: str | None, level: int, logfile: str | None, colours: bool
 ) -> None:
     handler = _handler(logfile)
-    handler.setFormatter(TaskFormatter(format, colours, datefmt))
+    handler.setFormatter(JSONFormatter() if format == JSON else TaskFormatter(format, colours, datefmt))
     logger.addHandler(handler)
     logger.setLevel(level)
 

@@ -10,17 +10,19 @@ import signal
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from minicelery.broker import Consumer
 from minicelery.exceptions import OperationalError
-from minicelery.message import Delivery, Outcome, Verdict
+from minicelery.message import Delivery, Outcome, Verdict, new_id
 from minicelery.worker import coroutines
 from minicelery.worker.board import Board, Slot
 from minicelery.worker.call import Call
 from minicelery.worker.executor import Executor
 from minicelery.worker.fates import key_of
 from minicelery.worker.keeper import Keeper, soft_limit_reached
+from minicelery.worker.orders import Change
 from minicelery.worker.swapper import IDLE_WAIT, UNSETTLED, Swapper
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,10 @@ class Loop(Swapper):
         self.pace = BATCH_SECONDS  # seconds a task takes, averaged: one is fetched at first
         self._ordered: tuple[Call, BaseException] | None = None  # what to raise in which call, by an order
         self._armed = False
+        self.obey: Callable[[Change], bool] = lambda change: False
+        self.reopen: Callable[[str], Consumer] | None = None
+        self._moved = False  # other queues are to be served
+        self._waking = threading.Lock()  # nobody wakes a consumer that is being closed
         self.keeper = Keeper(self, orders)
 
     def run(self) -> int:
@@ -63,6 +69,8 @@ class Loop(Swapper):
         self.keeper.start()
         try:
             while not self.stopping.is_set() and not self.worn_out():
+                if self._moved:
+                    self._consume_anew()
                 fresh = self.swap(self._room(), IDLE_WAIT)
                 if fresh:
                     self.slot.clear_journal()
@@ -82,6 +90,37 @@ class Loop(Swapper):
             self.consumer.close()
         coroutines.close()
         return 0
+
+    # -- orders ----------------------------------------------------------------------------
+
+    def change(self, change: Change) -> None:
+        """Obey a change; from any thread."""
+        if self.obey(change):
+            self._moved = True
+            self.wake()
+
+    def wake(self) -> None:
+        """End a waiting swap; from any thread."""
+        with self._waking:
+            self.consumer.wake()
+
+    def _consume_anew(self) -> None:
+        """Serve the queues that are to be served now: by another consumer, as this one holds nothing."""
+        assert self.reopen is not None
+        self._moved = False
+        if not self.settle_all():
+            self._moved = True
+            return
+        self.aside = []
+        with self.lock, self._waking:
+            self.consumer.close()
+            name = f"{self.slot.name.rpartition('/')[0]}/{new_id()}"
+            self.slot.call(name)
+            self.consumer = self.reopen(name)
+            self._name = self.consumer.name
+            self._heeded = 0  # it has not been told yet what is paused
+
+    # -- fetching --------------------------------------------------------------------------
 
     def _room(self) -> int:
         """How many to fetch: as many as make `BATCH_SECONDS` of work."""

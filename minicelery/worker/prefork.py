@@ -25,6 +25,7 @@ from minicelery.worker.board import DONE, Board, Slot
 from minicelery.worker.orders import QUIT, STOP, Terminate
 from minicelery.worker.roster import LINGERING, Child, Roster
 from minicelery.worker.starting import AgentMain, ChildMain, Fork, Post, Starter
+from minicelery.worker.steering import Reload, Steering
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ LATE = 1.0
 STUBBORN = 2.0
 """Seconds that a task may go on after its child was told to terminate it; then the child is killed."""
 COLD_PATIENCE = 3.0
+UNSENT_PAUSE = 0.1
+"""Seconds after which an order is sent again that a child's pipe had no room for."""
 AGENT_PATIENCE = 15.0
 HASTY = 1.0
 """A child that dies within this of getting ready, having run nothing, is replaced with a growing delay."""
@@ -56,6 +59,7 @@ class Supervisor:
         maximum: int | None = None,
         starter: Starter | None = None,
         places: int = 1,
+        reload: Reload | None = None,
     ) -> None:
         self.hostname = hostname
         autoscaler = None if maximum is None else Autoscaler(minimum or 1, maximum, keepalive_of())
@@ -70,6 +74,7 @@ class Supervisor:
         # A dead child's slot is kept until the agent has settled what it held.
         self.board = Board(2 * self.roster.most + 4, places, shared=self.starter.shared)
         self.free = list(reversed(self.board.slots))
+        self.steering = Steering(self, reload)
         self.agent: Child | None = None
         self.unsettled: dict[int, str] = {}  # slot index -> how its child died
         self.stopping = False
@@ -127,6 +132,7 @@ class Supervisor:
                 if not self._start_child():
                     break
         self.roster.open_gates()
+        self.steering.tell()
 
     def _start_child(self) -> bool:
         slot = self.free[-1]
@@ -138,6 +144,7 @@ class Supervisor:
             return False
         self.free.pop()
         self.children[child.pid] = child
+        self.steering.replay(child)
         return True
 
     def _start_agent(self) -> None:
@@ -145,12 +152,21 @@ class Supervisor:
         if self.agent is not None:
             for index, reason in self.unsettled.items():
                 self.agent.order(_lost(index, reason))
+            self.steering.replay(self.agent)
+            self.agent.order(b"listen\n")
+
+    def renew_agent(self) -> None:
+        """Have another agent take the place of this one."""
+        if self.agent is not None:
+            self.agent.going = True
+            self.agent.order(b"stop\n")
 
     def _start(self, slot: Slot | None, name: str = "") -> Child | None:
         """A new process; None where the system has no room for one now."""
         if signals.worker_before_create_process.receivers:
             signals.worker_before_create_process.send(sender=self)
         orders, order_end = os.pipe()
+        os.set_blocking(order_end, False)  # who is long in reading must not stop the parent
         index = None if slot is None else self.board.slots.index(slot)
         others = [child.orders for child in self.children.values()]
         if self.agent is not None:
@@ -189,6 +205,12 @@ class Supervisor:
                 timeout = min(timeout, max(0.0, child.doomed[1] - now))
             if child.heavy_until > now:
                 timeout = min(timeout, child.heavy_until - now)
+            if child.unsent:
+                child.send()
+                timeout = min(timeout, UNSENT_PAUSE)
+        if self.agent is not None and self.agent.unsent:
+            self.agent.send()
+            timeout = min(timeout, UNSENT_PAUSE)
         ready, _, _ = select.select([self._alarm_read, self._reports], [], [], timeout)
         if self._alarm_read in ready:
             with contextlib.suppress(BlockingIOError):
@@ -254,7 +276,9 @@ class Supervisor:
             done, status = _waitpid(self.agent.pid)
             if done:
                 os.close(self.agent.orders)
-                if not self.stopping or self.children:
+                if self.agent.going:
+                    log.info("The agent is replaced")
+                elif not self.stopping or self.children:
                     log.error("The agent died (%s) and is restarted", _how(os.waitstatus_to_exitcode(status)))
                     if time.monotonic() - self.agent.born < HASTY:
                         self._start_after = time.monotonic() + 1.0
@@ -273,7 +297,7 @@ class Supervisor:
                 self.unsettled[index] = DONE
                 self.agent.order(_lost(index, DONE))
                 return
-            slot.clear()
+            self.board.empty(slot)
             self.free.insert(0, slot)
             return
         now = time.monotonic()
@@ -302,6 +326,8 @@ class Supervisor:
             word, _, rest = line.partition(b" ")
             if word.isdigit():
                 self._free(int(word))
+            elif word == b"order":
+                self.steering.obey(rest)
             elif word == b"depth":
                 if not self.stopping:
                     self.roster.scale(int(rest))
@@ -311,7 +337,7 @@ class Supervisor:
     def _free(self, index: int) -> None:
         """The agent has settled what the slot's child had left."""
         if self.unsettled.pop(index, None) is not None:
-            self.board.slots[index].clear()
+            self.board.empty(self.board.slots[index])
             self.free.insert(0, self.board.slots[index])
 
     def _hear(self, word: bytes, index: bytes, rest: bytes = b"") -> None:
@@ -375,6 +401,7 @@ class Supervisor:
             return
         self.agent.order(b"stop\n")
         while self.agent is not None and time.monotonic() < end:
+            self.agent.send()
             select.select([self._alarm_read, self._reports], [], [], 0.2)
             with contextlib.suppress(BlockingIOError):
                 os.read(self._alarm_read, 4096)

@@ -154,10 +154,13 @@ class Recorder:
 
     def _extra(self, call: Call) -> dict[str, Any]:
         message = call.delivery.message
-        return {
+        extra = {
             "name": message.task, "args": call.args, "kwargs": call.kwargs, "worker": self.hostname,
             "retries": call.request.retries, "queue": message.queue,
         }  # fmt: skip
+        if periodic := _text(message.headers.get("periodic_task_name")):
+            extra["periodic_task_name"] = periodic
+        return extra
 
     def _fit_extra(self, extra: dict[str, Any] | None) -> dict[str, Any] | None:
         """`extra` with the repr of arguments that came in another serializer, or that the task has changed."""

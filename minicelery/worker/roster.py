@@ -8,12 +8,12 @@ for long: its successor begins as soon as the old one begins nothing more.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from minicelery.worker.autoscale import Autoscaler
 from minicelery.worker.board import Slot
@@ -48,6 +48,7 @@ class Child:
     relieved: bool = False  # a child that takes its place is being made ready
     ended: dict[int, str] = field(default_factory=dict)  # the receipts of runs to be terminated, and how
     doomed: tuple[int, float] | None = None  # the receipt of one that must have ended, and by when
+    unsent: dict[Any, bytes] = field(default_factory=dict)  # orders that its pipe has no room for yet
 
     @property
     def place(self) -> Slot:
@@ -55,10 +56,23 @@ class Child:
         assert self.slot is not None
         return self.slot
 
-    def order(self, order: bytes) -> None:
-        """Send an order; a process that is gone hears none."""
-        with contextlib.suppress(OSError):
-            os.write(self.orders, order)
+    def order(self, order: bytes, key: Any = None) -> None:
+        """Send an order; a process that is gone hears none.  One of the same key replaces it, until it is sent."""
+        self.unsent[order if key is None else key] = order
+        self.send()
+
+    def send(self) -> None:
+        """Send what can be sent now: a process may be long in reading its orders."""
+        while self.unsent:
+            key, order = next(iter(self.unsent.items()))
+            try:
+                os.write(self.orders, order)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.unsent.clear()
+                return
+            del self.unsent[key]
 
     def leave(self) -> None:
         """Have it finish what it runs, and go."""
@@ -101,6 +115,17 @@ class Roster:
         if self.autoscaler is not None:
             self.autoscaler.minimum = min(self.autoscaler.minimum, self.concurrency)
         self._dismiss(number)
+
+    def rescale(self, minimum: int, maximum: int) -> None:
+        """Have other bounds for the number of children.  Raises ValueError where there can't be so many."""
+        scaler = self.autoscaler
+        if scaler is None or not 1 <= minimum <= maximum <= self.most:
+            raise ValueError(f"autoscale={maximum},{minimum}: expected 1 <= min <= max <= {self.most}")
+        scaler.minimum, scaler.maximum = minimum, maximum
+        surplus = self.concurrency - maximum
+        self.concurrency = min(max(self.concurrency, minimum), maximum)
+        if surplus > 0:
+            self._dismiss(surplus)
 
     def _dismiss(self, number: int) -> None:
         """Have that many leave: those that stand by, then idle ones, the youngest first."""

@@ -121,7 +121,13 @@ class Coroutines:
                 outcome = call
             elif call.plan.is_async:
                 self.crowd.begun(one, call)
-                outcome = await self._awaited(one, call)
+                call.tracer, tracer = (
+                    None,
+                    call.tracer,
+                )  # none can be around what is awaited in a loop of others
+                outcome = executor.enter(call) if tracer is not None else None
+                if outcome is None:
+                    outcome = await self._awaited(one, call)
             else:
                 self.crowd.begun(one, call)
                 _tell_of_limits(call, "the asyncio pool, for a task that is no async def")

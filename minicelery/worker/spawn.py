@@ -159,6 +159,9 @@ def _compare(app: Celery, asked: dict[str, Any]) -> None:
 
 def origin_of(app: Celery) -> Origin:
     """How to import an app that was found without the command line; raises ImproperlyConfigured."""
+    own: Origin | None = getattr(app, "spawn_origin", None)  # of an app of another framework
+    if own is not None:
+        return own
     found = [
         (name, attribute, module)
         for name, module in list(sys.modules.items())

@@ -18,6 +18,7 @@ from typing import NoReturn, Protocol
 
 from minicelery import signals
 from minicelery.worker.board import Board, Slot
+from minicelery.worker.orders import CHANGE
 
 log = logging.getLogger(__name__)
 
@@ -112,15 +113,27 @@ def _run(post: Post, hostname: str, child_main: ChildMain, agent_main: AgentMain
     return code
 
 
-def await_gate(index: int, orders: int, reports: int) -> bool:
+def await_gate(
+    index: int, orders: int, reports: int, obey: Callable[[bytes], object] = lambda line: None
+) -> bool:
     """Say that the child of slot `index` can begin, and wait until it may; False: it is to leave.
+
+    What was changed before it was started is told to `obey` meanwhile.
 
     A child that replaces another is made ready while that one still runs its last tasks, and
     must not fetch before that one has gone: else more tasks would run at once than were asked for.
     """
     with contextlib.suppress(OSError):
         os.write(reports, b"ready %d\n" % index)
-    return os.read(orders, 1) == GO
+    while (letter := os.read(orders, 1)) == CHANGE:
+        line = b""
+        while (more := os.read(orders, 1)) not in (b"\n", b""):
+            line += more
+        try:
+            obey(line)
+        except Exception:
+            log.exception("a change is not obeyed: %.200r", line)
+    return letter == GO
 
 
 def report_worn(index: int, reports: int, size: int = 0, at_birth: int = 0, limit: int = 0) -> None:

@@ -10,6 +10,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from minicelery.broker import Consumer
+from minicelery.broker.topology import is_aside
+from minicelery.events.emitter import Emitter
 from minicelery.exceptions import BackendError, OperationalError
 from minicelery.message import Delivery, Outcome, Verdict
 from minicelery.worker.executor import Executor
@@ -65,10 +67,13 @@ class Swapper:
         self.stopping = threading.Event()
         self.worn = False
         self._name = consumer.name
+        self._pauses = board.pauses.number
+        self._heeded = 0  # what it was when this child last looked
         self._outage = 0
         # The broker gives back what a dead child held: then the board must tell what it was.
         self.told = not consumer.adopts
         self.aside: list[Delivery] = []  # came back while a sibling runs them
+        self._tells = bool(executor.app.conf.task_send_sent_event)
 
     def finish(self, outcome: Outcome) -> None:
         """Have the outcome of a run leave with the next swap, and with it what the run held of limits."""
@@ -125,7 +130,12 @@ class Swapper:
 
     def swap_locked(self, want: int, wait: float) -> list[Delivery]:
         """Settle everything that is done, and fetch; the caller holds the lock."""
+        if self._pauses[0] != self._heeded:
+            self._heed()
+        known = len(self.unsettled)
         self.take_done()
+        if self.executor.events is not None or self._tells:
+            self.post_news(known)
         consumer = self.consumer
         try:
             fresh = consumer.swap(self.unsettled, want, wait)
@@ -135,6 +145,31 @@ class Swapper:
             self.unsettled = []
             self.on_settled()
         return fresh
+
+    def _heed(self) -> None:
+        """Fetch from now on what is not paused, and put aside calls of tasks that are."""
+        self._heeded = self._pauses[0]
+        queues, self.executor.paused = self.board.pauses.read()
+        self.consumer.skip(queues)
+
+    def set_events(self, on: bool) -> None:
+        """Tell of tasks from now on, or no more; from any thread."""
+        set_events(self.executor, self.board, on)
+
+    def post_news(self, known: int | None = None) -> None:
+        """Have the consumer take along what has been told; the caller holds the lock.
+
+        And of what the outcomes send, but for the first `known` of `unsettled`.
+        """
+        events, app = self.executor.events, self.executor.app
+        letters = events.take() if events else []
+        if self._tells and known is not None:
+            for outcome in self.unsettled[known:]:
+                moved = outcome.delivery.message
+                if fresh := [one for one in outcome.publish if one is not moved and not is_aside(one.queue)]:
+                    letters += app.events.sent_letters(fresh)
+        if letters:
+            self.consumer.post(letters)
 
     def on_settled(self) -> None:
         """What was `unsettled` has been settled."""
@@ -183,3 +218,13 @@ class Swapper:
                     return False
                 time.sleep(0.2)
         return True
+
+
+def set_events(executor: Executor, board: Board, on: bool) -> None:
+    """Have an executor tell of its tasks from now on, or no more."""
+    if not on:
+        executor.events = None
+    elif executor.events is None:
+        app = executor.app
+        app.clock.share(board.clock)
+        executor.events = Emitter(executor.hostname or "", board.pid, app.clock, app.conf.event_exchange)

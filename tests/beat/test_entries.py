@@ -10,8 +10,9 @@ import pytest
 
 from minicelery import Celery
 from minicelery.beat import BadEntry, BeatLazyFunc
+from minicelery.beat.choosing import open_scheduler
 from minicelery.beat.entries import read_entry, run_id, unknown_tasks
-from minicelery.beat.scheduler import Scheduler, open_scheduler
+from minicelery.beat.scheduler import Scheduler
 from minicelery.exceptions import ImproperlyConfigured
 from minicelery.schedules import crontab, schedule
 from tests.beat.conftest import Travel, start
@@ -169,7 +170,10 @@ def test_a_scheduler_of_the_programs_own_says_what_the_entries_are(app: Celery, 
     [
         ("nowhere:Class", "No module named 'nowhere'"),
         (f"{__name__}:WRONG", "expected a subclass of minicelery.beat.Scheduler"),
-        ("django_celery_beat.schedulers:DatabaseScheduler", "not part of this version"),
+        (
+            "django_celery_beat.schedulers:DatabaseScheduler",
+            "pip install django-celery-beat, or use 'minicelery.contrib.django'",
+        ),
     ],
 )
 def test_a_scheduler_that_can_not_work_is_refused(app: Celery, name: str, words: str) -> None:

@@ -19,7 +19,7 @@ from minicelery import Celery, Task
 from minicelery.beat import Beat, Scheduler
 from minicelery.beat.lease import lead_of
 from minicelery.broker.amqp import leads
-from minicelery.broker.memory_archive import MemoryArchive
+from minicelery.broker.memory.archive import MemoryArchive
 from minicelery.exceptions import BrokerUnavailable, OperationalError
 from minicelery.schedules import BaseSchedule, crontab, schedule
 from tests.beat.conftest import Sent, Travel, live, start

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from minicelery import _state
+from minicelery import Celery, _state, vitals
 from minicelery.cli import main
+from minicelery.message import Outcome, Verdict
 
 
 class Project:
@@ -56,16 +58,22 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def own_tasks() -> Iterator[None]:
+    """What a test's apps share with all others is forgotten after it."""
+    current, shared, finalized = _state._apps.current, list(_state.shared), list(_state.finalized)
+    yield
+    _state._apps.current = current
+    _state.shared[:], _state.finalized[:] = shared, finalized
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     before = dict(sys.modules)
-    current, shared, finalized = _state._apps.current, list(_state.shared), list(_state.finalized)
     yield Project(tmp_path)
-    _state._apps.current = current
-    _state.shared[:], _state.finalized[:] = shared, finalized
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if file and Path(file).is_relative_to(tmp_path):
@@ -82,3 +90,35 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
         return Ran(code, out, err)
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def own_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the workers of this test, and no others, say how they are."""
+    monkeypatch.setenv(vitals.VARIABLE, str(tmp_path / "run"))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def app(project: Project) -> Iterator[Celery]:
+    """The app of tasks.py as another process sees it."""
+    project.write_tasks()
+    url = f"sqlite:///{project.path / 'queue.db'}"
+    with Celery("reader", broker=url, backend=url, set_as_current=False) as app:
+        yield app
+
+
+def send(app: Celery, name: str = "tasks.add", *args: Any, **options: Any) -> str:
+    return str(app.send_task(name, args, **options).id)
+
+
+def reject(app: Celery, *names: str, queue: str = "celery") -> list[str]:
+    """Send a call of each, and have it rejected; their ids."""
+    ids = [send(app, name, 1, 2, queue=queue) for name in names]
+    consumer = app.broker.consumer([queue], "rejecting", None)
+    fresh = consumer.swap([], len(names), 1)
+    consumer.swap(
+        [Outcome(one, Verdict.REJECT, reason=f"no good: {one.message.task}") for one in fresh], 0, 0
+    )
+    consumer.close()
+    return ids

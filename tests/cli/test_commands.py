@@ -13,7 +13,7 @@ import pytest
 
 from minicelery import Celery, record, states
 from minicelery.cli.call import json_or_text, moment, seconds_or_moment
-from minicelery.cli.purge import queue_names
+from minicelery.cli.choosing import queue_names
 from minicelery.message import Outcome
 from tests.cli.conftest import Project, Ran
 
@@ -211,6 +211,12 @@ def test_results_without_a_backend_are_a_matter_of_configuration(project: Projec
 
 
 # -- purge -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["purge", "list queues", "queues", "dead list"])
+def test_a_misspelt_queue_is_noted_with_the_nearest(calls: Calls, run: Run, command: str) -> None:
+    ran = run("-A", "tasks", *command.split(), "-Q", "celry")
+    assert ran.err == "note: no queue 'celry' is in the settings; did you mean 'celery'?\n"
 
 
 def test_purge_deletes_what_is_ready_and_what_is_delayed(calls: Calls, run: Run) -> None:

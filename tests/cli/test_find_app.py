@@ -70,11 +70,45 @@ def test_a_function_that_returns_an_app_by_its_annotation_is_a_factory(project: 
     assert "fac:queue()" in str(caught.value.hint)
 
 
-def test_a_factory_without_parentheses_says_how_to_write_it(project: Project) -> None:
-    project.write("fac.py", "def create_app(): ...\n")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "app = Celery('t', broker='redis://u:hunter2@h/0;redis://u:hunter2@i/0')",
+        "app = Celery('t', broker='gopher://x', broker_password='hunter2')",
+        "app = connect('redis://u:hunter2@h/0')",
+        "app = 'redis://u:hunter2@h/0' 5",
+    ],
+)
+def test_no_password_is_shown_of_the_line_that_is_wrong(project: Project, line: str) -> None:
+    project.write("secret.py", f"from minicelery import Celery\n{line}\napp.broker\n")
+    with pytest.raises(CommandError, match=r"secret\.py:[23]") as caught:
+        find_app("secret", project.path)
+    assert "hunter2" not in f"{caught.value}{caught.value.hint}"
+
+
+def test_a_task_is_not_taken_for_an_app_and_the_app_is_named(project: Project) -> None:
+    project.write_tasks()
+    with pytest.raises(AppNotFound, match=r"'tasks:add' is a task, not a Celery app") as caught:
+        find_app("tasks:add", project.path)
+    assert caught.value.hint == "of 'tasks' these are: app"
+
+
+def test_a_factory_may_be_named_without_its_parentheses(project: Project) -> None:
+    project.write(
+        "fac.py",
+        "from minicelery import Celery\n"
+        "def create_app(debug=False): return Celery('made')\n"
+        "def queue() -> Celery: return Celery('annotated')\n",
+    )
+    assert found(project, "fac:create_app") == "made"
+    assert found(project, "fac.queue") == "annotated"
+
+
+def test_another_function_without_parentheses_says_how_to_write_it(project: Project) -> None:
+    project.write("fac.py", "def build(): ...\n")
     with pytest.raises(AppNotFound, match="is a function, not a Celery app") as caught:
-        find_app("fac:create_app", project.path)
-    assert caught.value.hint == 'it is a function; try -A "fac:create_app()"'
+        find_app("fac:build", project.path)
+    assert caught.value.hint == 'it is a function; try -A "fac:build()"'
 
 
 def test_a_flask_app_gives_the_app_in_its_extensions(project: Project) -> None:
@@ -88,6 +122,17 @@ def test_a_flask_app_gives_the_app_in_its_extensions(project: Project) -> None:
     )
     assert found(project, "web") == "in flask"
     assert found(project, "web:create_app()") == "in flask"
+
+
+def test_a_flask_app_without_a_celery_app_is_told_how_to_get_one(project: Project) -> None:
+    pytest.importorskip("flask")
+    project.write(
+        "web.py", "from flask import Flask\ndef create_app(): return Flask('web')\napp = create_app()\n"
+    )
+    for spec in ("web:create_app", "web:app"):
+        with pytest.raises(AppNotFound, match=f"'{spec}' is a Flask, not a Celery app") as caught:
+            find_app(spec, project.path)
+        assert "init_app(app) of minicelery.contrib.flask" in str(caught.value.hint)
 
 
 def test_the_celery_attribute_is_taken_where_app_is_a_flask_app(project: Project) -> None:
@@ -166,12 +211,20 @@ def test_an_error_deep_in_a_library_shows_the_line_of_the_project(project: Proje
 def test_an_import_of_celery_itself_says_what_to_write(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "celery", None)
+    class NoCelery:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "celery":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.delitem(sys.modules, "celery", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [NoCelery(), *sys.meta_path])
     project.write("old.py", "from celery import Celery\n")
     with pytest.raises(CommandError) as caught:
         find_app("old", project.path)
     assert "ModuleNotFoundError" in str(caught.value)
-    assert caught.value.hint == "write 'from minicelery import …' for 'from celery import …'"
+    hint = str(caught.value.hint)
+    assert hint.startswith("write 'from minicelery import …' for 'from celery import …' in your own code; ")
+    assert "'from minicelery import install_as_celery; install_as_celery()'" in hint
 
 
 def test_an_app_of_celery_itself_is_recognised(project: Project) -> None:

@@ -40,20 +40,22 @@ def test_options_reach_the_worker_and_its_exit_code_comes_back(
 ) -> None:
     project.write_tasks()
     words = (
-        "worker -A tasks -n w1@%h -l info -f w.log -c 3 -P prefork -Q a,b -Q c -X d --purge "
+        "worker -A tasks -n w1@%h -l info -f w.log --log-format json -c 3 -P prefork -Q a,b -Q c -X d --purge "
         "--max-tasks-per-child 5 --max-memory-per-child 90000 --prefetch-multiplier 0 "
-        "--time-limit 2.5 --soft-time-limit=1 --autoscale 2,4 --processes 3 --pool-start-method spawn -q -B --scheduler m:Class"
+        "--time-limit 2.5 --soft-time-limit=1 --autoscale 2,4 --processes 3 --pool-start-method spawn -q -B --scheduler m:Class "
+        "-E --heartbeat-interval 0.5 --without-heartbeat"
     )
     ran = run(*words.split())
     assert (ran.code, ran.err) == (7, "")
     assert asked.pop("app").main == "tasks"
     assert asked.pop("origin").arguments["app_name"] == "tasks"
     assert asked == {
-        "hostname": "w1@%h", "loglevel": "INFO", "logfile": "w.log", "concurrency": 3, "pool": "prefork",
+        "hostname": "w1@%h", "loglevel": "INFO", "logfile": "w.log", "log_format": "json", "concurrency": 3, "pool": "prefork",
         "queues": ["a", "b", "c"], "exclude_queues": ["d"], "max_tasks_per_child": 5,
         "max_memory_per_child": 90000, "prefetch_multiplier": 0, "time_limit": 2.5, "soft_time_limit": 1.0,
         "autoscale": (4, 2), "processes": 3, "pool_start_method": "spawn", "purge": True, "quiet": True,
-        "beat": True, "scheduler": "m:Class",
+        "beat": True, "scheduler": "m:Class", "task_events": True, "heartbeat_interval": 0.5,
+        "without_heartbeat": True,
     }  # fmt: skip
 
 
@@ -61,7 +63,7 @@ def test_what_is_not_given_is_left_to_the_settings(project: Project, run: Run, a
     project.write_tasks()
     assert run("worker", "-A", "tasks").code == 7
     assert {name for name, value in asked.items() if value is not None} == {
-        "app", "beat", "origin", "purge", "quiet"
+        "app", "beat", "origin", "purge", "quiet", "without_heartbeat"
     }  # fmt: skip
 
 
@@ -69,7 +71,7 @@ def test_options_of_celery_that_need_no_asking_are_accepted_in_silence(
     project: Project, run: Run, asked: dict[str, Any]
 ) -> None:
     project.write_tasks()
-    words = "--without-gossip --without-mingle --without-heartbeat -O fair --heartbeat-interval 2 -c auto -P processes"
+    words = "--without-gossip --without-mingle -O fair -c auto -P processes"
     assert run("worker", "-A", "tasks", *words.split()) == Ran(7, "", "")
     assert (asked["concurrency"], asked["pool"]) == ("auto", "prefork")
 
@@ -95,6 +97,7 @@ def test_included_modules_join_those_of_the_settings(
         ("--time-limit 1 --soft-time-limit 2", "--soft-time-limit 2 is longer than --time-limit 1"),
         ("--max-tasks-per-child 0", "--max-tasks-per-child"),
         ("--time-limit 0", "--time-limit"),
+        ("--heartbeat-interval 0", "--heartbeat-interval"),
     ],
 )
 def test_an_option_that_cannot_work_is_refused_before_the_app_is_imported(
@@ -107,14 +110,11 @@ def test_an_option_that_cannot_work_is_refused_before_the_app_is_imported(
     assert ran.err.splitlines()[1].startswith("hint: ")
 
 
-def test_events_and_statedb_are_answered_and_the_worker_runs(
-    project: Project, run: Run, asked: dict[str, Any]
-) -> None:
+def test_a_statedb_is_answered_and_the_worker_runs(project: Project, run: Run, asked: dict[str, Any]) -> None:
     project.write_tasks()
-    ran = run("worker", "-A", "tasks", "-E", "--statedb", "state.db")
+    ran = run("worker", "-A", "tasks", "--statedb", "state.db")
     assert ran.code == 7
     assert ran.err.splitlines() == [
-        "warning: -E: task events are not part of this version; none will be sent",
         "note: --statedb is not needed: revoked tasks are remembered in the broker",
     ]
 
@@ -126,15 +126,31 @@ def test_the_pid_file_is_there_while_the_worker_runs_only(tmp_path: Path) -> Non
     assert not path.exists()
 
 
-def test_the_pid_file_of_a_living_process_is_refused_and_that_of_a_dead_one_replaced(
+def test_the_pid_file_of_a_living_process_is_refused(
     project: Project, run: Run, asked: dict[str, Any]
 ) -> None:
     project.write_tasks()
-    file = project.write("worker.pid", f"{os.getpid()}\n")
+    project.write("worker.pid", f"{os.getpid()}\n")
     ran = run("worker", "-A", "tasks", "--pidfile", "worker.pid")
     assert (ran.code, f"process {os.getpid()} is running already" in ran.err) == (1, True)
-    file.write_text("no number")
+
+
+@pytest.mark.parametrize("text", ["", "4194303\n", "9" * 30])
+def test_the_pid_file_of_a_dead_process_is_replaced(
+    project: Project, run: Run, asked: dict[str, Any], text: str
+) -> None:
+    project.write_tasks()
+    project.write("worker.pid", text)
     assert run("worker", "-A", "tasks", "--pidfile", "worker.pid").code == 7
+
+
+def test_a_file_that_is_no_pid_file_is_not_thrown_away(
+    project: Project, run: Run, asked: dict[str, Any]
+) -> None:
+    file = project.write_tasks()
+    text = file.read_text()
+    ran = run("worker", "-A", "tasks", "--pidfile", "tasks.py")
+    assert (ran.code, "no process number in it" in ran.err, file.read_text()) == (1, True, text)
 
 
 @pytest.mark.parametrize("pool", ["solo", "prefork"])
@@ -151,7 +167,7 @@ def test_a_worker_runs_tasks_until_it_is_stopped(project: Project, run: Run, poo
         finally:
             worker.send_signal(signal.SIGTERM)
             try:
-                wait_until(lambda: worker.poll() is not None, timeout=8)
+                wait_until(lambda: worker.poll() is not None, timeout=40)
             finally:
                 worker.kill()
     assert worker.returncode == 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from minicelery import Celery, _state
 from minicelery.message import new_id
+from tests.compat.shop import Shop
 from tests.compat.stage import Stage
 
 
@@ -19,3 +21,11 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     url = f"memory://{new_id()}"
     with Celery("compat", broker=url, backend=url) as app:
         yield Stage(app)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    found = Shop(tmp_path)
+    yield found
+    found.stop()
+    found.app.close()

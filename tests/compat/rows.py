@@ -1,4 +1,4 @@
-"""What Celery has for tasks, calls, queues, signals and workers, and what minicelery makes of it.
+"""What Celery has for tasks, calls, queues, signals, workers, control and events, and what minicelery makes of it.
 
 The one list of which docs/compatibility.md is made (`tests.compat.test_the_list`) and which
 says where each item is proven: `proof` is a test function of this folder, followed by its
@@ -56,8 +56,6 @@ def _all(test: str, *names: str) -> list[_Item]:
     """Plainly served items, each a case of one test."""
     return [served(name, f"{test}[{name}]") for name in names]
 
-
-EVENTS = "with events, in a later version; today: accepted, and nobody is told"
 
 _FIELD = "test_a_field_of_the_request_is_celerys"
 _HEADER = "test_an_option_is_in_the_headers_of_the_message_and_in_the_request"
@@ -129,7 +127,7 @@ ROWS: list[Row] = [
         served("ignore_result", "test_an_ignored_result_is_not_stored"),
         served("store_errors_even_if_ignored", "test_errors_of_ignored_tasks_are_stored_where_asked"),
         served("trail", "test_trail_records_what_a_task_has_sent_as_its_children"),
-        later("send_events", "test_send_event_does_nothing_yet", EVENTS),
+        served("send_events", "test_a_task_with_send_events_off_is_not_told_of"),
         served("serializer", "test_the_serializer_of_a_task_writes_its_messages"),
         served("compression", "test_the_compression_of_a_task_packs_its_messages"),
         *_all(
@@ -194,12 +192,12 @@ ROWS: list[Row] = [
         served("s, si", "test_s_and_si_make_signatures_that_are_sent_later"),
         *_all("test_a_signature_holds_arguments_and_options", "signature", "subtask"),
         served("signature_from_request", "test_a_signature_from_the_request_makes_the_same_call_again"),
-        *[
-            later(name, f"test_what_djangos_tasks_have_is_not_there_yet[{name}]", "with Django, in a later version")
-            for name in ("delay_on_commit", "apply_async_on_commit")
-        ],
+        *_all(
+            "test_a_call_in_django_may_wait_until_the_transaction_is_committed",
+            "delay_on_commit", "apply_async_on_commit",
+        ),
         served("update_state", "test_update_state_stores_what_the_task_reports"),
-        later("send_event", "test_send_event_does_nothing_yet", EVENTS),
+        served("send_event", "test_send_event_tells_what_the_task_wants_told"),
         served("AsyncResult", "test_async_result_finds_the_result_of_a_call"),
         served("shadow_name", "test_shadow_name_gives_calls_another_name_in_logs"),
         served("push_request, pop_request", "test_a_pushed_request_is_the_tasks_until_it_is_popped"),
@@ -525,10 +523,7 @@ ROWS: list[Row] = [
         ),
         served("forget", "test_forgetting_a_result_forgets_those_before_it"),
         served("revoke", "test_a_result_revokes_its_call"),
-        later(
-            "revoke_by_stamped_headers", "test_calls_are_not_revoked_by_their_stamps_yet",
-            "with remote control, in a later version; today: an error that names it",
-        ),
+        served("revoke_by_stamped_headers", "test_running_tasks_are_revoked_by_their_stamps"),
         served("result_from_tuple, pickle", "test_results_are_made_from_tuples_and_pickles"),
         *_all(
             "test_a_set_of_results_answers_as_celerys_does", "add, remove, discard, update, clear",
@@ -602,13 +597,6 @@ ROWS: list[Row] = [
             "test_calls_without_an_address_go_to_the_default_queue",
             "task_default_queue", "task_default_exchange", "task_default_routing_key",
         ),
-        *[
-            later(
-                name, f"test_queues_of_a_running_worker_can_not_be_changed_yet[{name}]",
-                "with remote control, in a later version; today: an error that names it",
-            )
-            for name in ("add_consumer", "cancel_consumer")
-        ],
         served("priorities on Redis", "test_on_redis_0_is_served_first_in_celerys_steps"),
         served("priorities on RabbitMQ", "test_on_rabbitmq_the_highest_is_served_first"),
         better(
@@ -855,5 +843,46 @@ ROWS: list[Row] = [
             "a service manager does it better",
         ),
         served("worker -B, --beat", "test_an_option_of_the_command_is_known[--beat of a worker]"),
+    ),
+    *_section(
+        "Remote control",
+        *_all(
+            "test_a_worker_tells_who_inspects_it", "ping", "active", "query_task", "registered",
+            "registered(attributes)", "stats", "active_queues", "conf", "revoked", "report", "clock", "memsample",
+            "hello",
+        ),
+        *[
+            better(
+                name, f"test_what_waits_is_in_the_broker_and_not_in_a_worker[{name}]",
+                "an empty list: what waits, also for its time, is in the broker",
+            )
+            for name in ("reserved", "scheduled")
+        ],
+        *_all("test_who_is_asked_can_be_chosen", "limit", "pattern", "matcher"),
+        served("callback", "test_a_callback_gets_each_reply"),
+        served("nobody answers", "test_nobody_answering_is_none"),
+        *[
+            refused(
+                name, f"test_what_looks_into_a_workers_memory_is_refused[{name}]", "a debugger does it better",
+            )
+            for name in ("memdump", "objgraph")
+        ],
+        refused("election", "test_nobody_is_elected", "minicelery's workers elect nobody"),
+        *_all(
+            "test_a_worker_obeys_who_controls_it", "add_consumer, cancel_consumer", "pool_grow, pool_shrink",
+            "enable_events, disable_events", "time_limit", "terminate", "autoscale", "pool_restart",
+        ),
+        better(
+            "rate_limit", "test_a_worker_obeys_who_controls_it[rate_limit]",
+            "the rate holds for all workers together",
+        ),
+        served("shutdown", "test_shutdown_stops_a_worker"),
+        served("an unknown task or command", "test_what_is_unknown_to_a_worker_is_an_error_in_its_reply"),
+    ),
+    *_section(
+        "Events",
+        served("app.events.Receiver, State", "test_a_receiver_hears_of_a_task_from_end_to_end"),
+        served("app.events.default_dispatcher", "test_a_dispatcher_sends_events_of_ones_own"),
+        served("Event", "test_an_event_has_a_type_and_a_time"),
     ),
 ]  # fmt: skip

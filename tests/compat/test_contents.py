@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from datetime import date, datetime, time, timezone
 from decimal import Decimal
 from typing import Any
@@ -11,9 +12,10 @@ from uuid import UUID
 
 import pytest
 
+from minicelery import security
 from minicelery.exceptions import ContentDisallowed, EncodeError, ImproperlyConfigured, SecurityError
 from minicelery.message import Record
-from minicelery.serialization import compression
+from minicelery.serialization import compression, set_signer
 from minicelery.worker import Worker
 from tests.compat.stage import Stage, each
 
@@ -71,6 +73,13 @@ def test_a_worker_that_is_root_refuses_pickle(stage: Stage, monkeypatch: pytest.
         (SecurityError, ImproperlyConfigured, RuntimeError), match=r"(?i)root.*C_FORCE_ROOT|C_FORCE_ROOT"
     ):
         Worker(stage.app, pool="solo", quiet=True).run()
+
+
+@pytest.fixture(autouse=True)
+def unsigned_afterwards() -> Iterator[None]:
+    yield
+    set_signer(None, None)
+    security._signed_types = frozenset()
 
 
 def signed(stage: Stage, folder: Any) -> None:

@@ -244,11 +244,6 @@ def test_a_result_revokes_its_call(troupe: Troupe) -> None:
         result.get(timeout=5)
 
 
-def test_calls_are_not_revoked_by_their_stamps_yet(troupe: Troupe) -> None:
-    with pytest.raises(AttributeError, match="revoke_by_stamped_headers needs remote control"):
-        troupe.good.revoke_by_stamped_headers({"by": "me"})
-
-
 def test_results_are_made_from_tuples_and_pickles(troupe: Troupe) -> None:
     many = troupe.stage.app.GroupResult("group", [troupe.good], troupe.last)
     assert result_from_tuple(many.as_tuple(), troupe.stage.app) == many

@@ -177,12 +177,6 @@ def test_calls_without_an_address_go_to_the_default_queue(stage: Stage, case: st
     assert found.get(timeout=1) == 1
 
 
-@each({"add_consumer": "add_consumer", "cancel_consumer": "cancel_consumer"})
-def test_queues_of_a_running_worker_can_not_be_changed_yet(stage: Stage, case: str) -> None:
-    with pytest.raises(AttributeError, match="control"):
-        getattr(stage.app.control, case)("mail")
-
-
 # -- priorities ----------------------------------------------------------------------------------------
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from minicelery import Task, signals
+from minicelery import Celery, Task, signals
 from minicelery.exceptions import Ignore, Reject, Retry
+from minicelery.message import Delivery, Verdict
+from minicelery.worker.board import Board
 from minicelery.worker.executor import Executor
+from minicelery.worker.swapper import set_events
 from tests.compat.stage import Stage, body_of, each
 from tests.deliveries import delivery_of, document
+from tests.django_inside import use_database
+from tests.events.conftest import heard
+from tests.waiting import wait_until
 
 # -- methods ---------------------------------------------------------------------------------------
 
@@ -97,10 +105,26 @@ def test_a_signature_from_the_request_makes_the_same_call_again(stage: Stage) ->
     assert requests == [("an-id", [1]), ("an-id", [2])]
 
 
-@each({"delay_on_commit": "delay_on_commit", "apply_async_on_commit": "apply_async_on_commit"})
-def test_what_djangos_tasks_have_is_not_there_yet(stage: Stage, case: str) -> None:
-    with pytest.raises(AttributeError, match=case):
-        getattr(stage.app.task(lambda: 1, name="t"), case)()
+@each({"delay_on_commit": (1, 2), "apply_async_on_commit": ((1, 2),)})
+def test_a_call_in_django_may_wait_until_the_transaction_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, case: tuple[Any, ...]
+) -> None:
+    pytest.importorskip("django")
+    from django.db import transaction
+
+    use_database(tmp_path)
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "as.configured")
+    with Celery("django", broker=f"memory://{tmp_path.name}", set_as_current=False) as app:
+        stage = Stage(app)
+        task = app.task(lambda x, y: x + y, name="t")
+        call = getattr(task, request.node.callspec.id)
+        with transaction.atomic():
+            assert call(*case) is None
+            assert not stage.sent()
+        assert [body_of(one)[0] for one in stage.sent()] == [[1, 2]]
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE")
+    with pytest.raises(AttributeError, match="on_commit"):
+        _ = Celery("plain", set_as_current=False, task_cls=Task).task(lambda: 1, name="t").delay_on_commit
 
 
 def test_update_state_stores_what_the_task_reports(stage: Stage) -> None:
@@ -116,9 +140,28 @@ def test_update_state_stores_what_the_task_reports(stage: Stage) -> None:
     assert seen == [("PROGRESS", {"done": 1})]
 
 
-def test_send_event_does_nothing_yet(stage: Stage) -> None:
+def test_send_event_tells_what_the_task_wants_told(stage: Stage) -> None:
     task = stage.app.task(lambda self: self.send_event("task-mine", more=1), name="t", bind=True)
-    assert stage.run(task).state == "SUCCESS"
+    with heard(stage.app) as events:
+        result = stage.run(task)
+        wait_until(lambda: events)
+    (event,) = events
+    found = [event[name] for name in ("type", "uuid", "more", "hostname")]
+    assert found == ["task-mine", result.id, 1, "w1@compat"]
+
+
+def test_a_task_with_send_events_off_is_not_told_of(stage: Stage) -> None:
+    quiet = stage.app.task(lambda: 1, name="quiet", send_events=False)
+    loud = stage.app.task(lambda: 1, name="loud")
+    executor = Executor(stage.app, "w1@compat")
+    set_events(executor, Board(1), True)
+    for number, task in enumerate((quiet, loud)):
+        assert executor.run(Delivery(stage.message(task), number)).verdict is Verdict.ACK
+    assert executor.events is not None
+    (letter,) = executor.events.take()
+    assert [event["type"] for event in json.loads(letter.body)] == [
+        "task-received", "task-started", "task-succeeded",
+    ]  # fmt: skip
 
 
 def test_async_result_finds_the_result_of_a_call(stage: Stage) -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.alias import page
 from tests.compat.rows import ROWS, Row
 from tests.properties.shapes import ELSEWHERE, SHAPES, shown
 
@@ -19,7 +20,7 @@ HERE = Path(__file__).parent
 HEAD = """\
 # Compatibility with Celery
 
-What Celery 5.7 has for tasks, calls, queues, signals and workers, and what becomes of it here. Each
+What Celery 5.7 has for tasks, calls, queues, signals, workers, their control and events, and what becomes of it here. Each
 line is proven by the test named in it, in `tests/compat`; the page is written from the same list as the
 tests are checked with. Settings are in [configuration](configuration.md), and what is different on purpose
 in [differences](differences.md).
@@ -58,6 +59,7 @@ def as_markdown() -> str:
     for title, rows in itertools.groupby(ROWS, key=lambda row: row.section):
         parts.append(f"## {title}\n\n| item | | note | test |\n| --- | --- | --- | --- |")
         parts.append("\n".join(_line(row) for row in rows) + "\n")
+    parts.append(page.as_markdown() + "\n")
     parts.append(COMPOSITIONS)
     for number, why in ELSEWHERE.items():
         composition = shown(SHAPES[number]).replace("|", "\\|")

@@ -15,6 +15,7 @@ import pytest
 from minicelery.broker import Backend, Broker, Consumer, open_backend, open_broker
 from minicelery.broker.topology import QueueSpec, plain_queue
 from minicelery.message import new_id
+from tests.django_inside import use_database, use_postgres
 
 MakeBroker = Callable[..., Broker]
 MakeConsumer = Callable[..., Consumer]
@@ -25,6 +26,13 @@ def server_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return str(request.getfixturevalue("rabbit_url"))
     if request.param == "redis":
         return str(request.getfixturevalue("redis_url"))
+    if request.param.startswith("django-db"):
+        pytest.importorskip("django")
+        if request.param.endswith("postgres"):
+            use_postgres(request.getfixturevalue("postgres_server"))
+        else:
+            use_database(tmp_path)
+        return "django-db"
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/queue.db"
     return f"memory://{new_id()}"
@@ -36,7 +44,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server_url(request, tmp_path)
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "django-db", "django-db-postgres"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A result store of the test's own, empty."""
     return server_url(request, tmp_path)

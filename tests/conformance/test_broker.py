@@ -192,6 +192,15 @@ def test_a_delayed_message_is_held_by_nobody(
     assert ids(make_consumer().swap([], 10, 5)) == ["1"]
 
 
+def test_size_counts_a_message_whose_delay_is_over_though_nobody_fetches(
+    broker: Broker, traits: Traits
+) -> None:
+    serve(broker, "q")
+    broker.publish([call("1", due=time.time() + traits.delay)])
+    wait_until(lambda: broker.size("q") == 1, timeout=traits.delay + 10)
+    assert not broker.delayed("q")
+
+
 def test_an_expired_message_is_left_to_the_executor(broker: Broker, consumer: Consumer) -> None:
     broker.publish([call("1", expires=time.time() - 1)])
     assert drain(consumer) == ["1"]

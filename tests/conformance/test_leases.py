@@ -7,22 +7,23 @@ RabbitMQ itself gives back what a lost connection held; what a worker makes of t
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
 from minicelery.broker import Backend, Broker, Consumer
 from minicelery.message import Outcome, Verdict
-from tests.conformance.conftest import MakeBroker, MakeConsumer
+from tests.conformance.conftest import MakeBroker, MakeConsumer, server_url
 from tests.conformance.messages import acked, call, drain, ids, record, requeued
 from tests.waiting import wait_until
 
 LEASE = 0.3
 
 
-@pytest.fixture
-def url(store_url: str) -> str:
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A broker that keeps leases: the three that are stores as well."""
-    return store_url
+    return server_url(request, tmp_path)
 
 
 def test_an_outcome_no_longer_held_is_skipped_whole(

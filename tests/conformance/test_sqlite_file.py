@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import stat
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import minicelery
 from minicelery.broker import open_backend, open_broker
 from minicelery.exceptions import BackendUnavailable, BrokerUnavailable, ImproperlyConfigured
 from tests.conformance.messages import acked, call, drain, ids, record
@@ -159,6 +161,7 @@ broker.close()
 def test_processes_share_the_work_and_each_message_is_taken_once(sqlite_url: str) -> None:
     program = f"""
 import sys
+import minicelery
 from minicelery.broker import open_backend, open_broker
 from tests.conformance.messages import call, record
 from minicelery.message import Outcome
@@ -203,3 +206,11 @@ os.kill(os.getpid(), 9)
     assert ids(adopted) == ["1", "2"]
     assert ids(consumer.swap(acked(adopted), 5, 0)) == ["3"]
     broker.close()
+
+
+def test_no_statement_numbers_its_parameters() -> None:
+    """`?1` with a sequence of values: Python 3.12 warns of it, and 3.14 refuses it."""
+    folder = Path(minicelery.__file__).parent / "broker" / "sqlite"
+    files = list(folder.glob("*.py"))
+    assert files
+    assert [file.name for file in files if re.search(r"\?\d", file.read_text())] == []

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -84,7 +85,8 @@ class Site:
             queues += [f"{queue}.{name}" for name in ("urgent", *TOPICS)]
         if self.place.name == "quorum":
             queues.append(f"{queue}.later")
-        arguments = ["worker", "-Q", ",".join(queues), "-c", "1", "-l", "INFO"]
+        # On RabbitMQ two of one name would quarrel about the queue of their requests.
+        arguments = ["worker", "-Q", ",".join(queues), "-c", "1", "-l", "INFO", "-n", f"{library}@%h"]
         if library == "celery":
             arguments += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         return arguments
@@ -117,7 +119,7 @@ class Site:
                 for (library, _), app in self._apps.items():
                     closing.callback(app.close)
                     if library == "celery":
-                        closing.callback(_close_connections, app)
+                        closing.callback(close_connections, app)
         finally:
             for worker in self.workers.values():
                 worker.send_signal(signal.SIGQUIT)  # cold: a warm stop takes Celery up to seven seconds
@@ -145,6 +147,11 @@ class Pair:
     @property
     def queue(self) -> str:
         return QUEUES[self.worker]
+
+    @property
+    def node(self) -> str:
+        """The name of the worker."""
+        return f"{self.worker}@{socket.gethostname()}"
 
     @property
     def on_redis(self) -> bool:
@@ -203,6 +210,15 @@ class Pair:
         """Return when what was sent before is settled: the worker has one process."""
         assert self.send("add", 1, 1).get(timeout=TIMEOUT) == 2
 
+    def await_processes(self, number: int) -> None:
+        """Return when the worker has so many: Celery's pool loses count of what it is told before."""
+
+        def processes() -> int:
+            stats: Any = self.app.control.inspect(destination=[self.node], timeout=TIMEOUT).stats()
+            return len(stats[self.node]["pool"]["processes"])
+
+        wait_until(lambda: processes() == number, timeout=TIMEOUT, interval=0.1)
+
     def held(self) -> int:
         """How many messages of its queue the worker has taken and not acknowledged."""
         if not self.on_redis:
@@ -255,7 +271,7 @@ def _leave_results_alone() -> None:
         del result.__del__
 
 
-def _close_connections(app: Any) -> None:
+def close_connections(app: Any) -> None:
     """Celery's `app.close` leaves its connections open, to be warned of when they are collected."""
     if app.conf.result_backend == "rpc://" and app.backend.result_consumer._consumer is not None:
         consumer = app.backend.result_consumer
@@ -263,8 +279,7 @@ def _close_connections(app: Any) -> None:
             consumer.stop()
         except OSError:  # the server has closed it, idle as it was
             consumer._connection.collect()
-    app.pool.force_close_all()
-    importlib.import_module("kombu.pools").reset()
+    app.pool.force_close_all(close_pool=False)  # other apps of the same server use it too
 
 
 def fresh() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,11 +49,12 @@ def celery_beside(pair: Pair) -> Iterator[None]:
     """Have Celery's worker serve the queue of minicelery's as well."""
     pair.site.await_worker("celery")
     control = pair.app.control
-    control.add_consumer(pair.queue, reply=True)
+    celery_only: Any = {"reply": True, "destination": [f"celery@{socket.gethostname()}"]}
+    control.add_consumer(pair.queue, **celery_only)
     try:
         yield
     finally:
-        control.cancel_consumer(pair.queue, reply=True)
+        control.cancel_consumer(pair.queue, **celery_only)
 
 
 # -- who runs what ---------------------------------------------------------------------------------

@@ -218,14 +218,18 @@ def test_the_task_sees_a_call_that_came_over_a_quorum_queue(pair: Pair) -> None:
 @case("quorum")
 def test_a_call_that_celery_would_delay_in_the_server_is_delayed_there_by_either(pair: Pair) -> None:
     pair.site.await_worker("celery")  # which makes the exchange that Celery's senders expect
-    due = time.time() + 3.1
-    found = pair.app.send_task("interop.about", countdown=3.1)
-    pair.settled()
     queue = f"{pair.queue}.later"
-    assert not found.ready()
-    assert pair.on_queue("messages_unacknowledged", queue) + pair.on_queue("messages_ready", queue) == 0
-    assert found.get(timeout=TIMEOUT)["eta"]
-    assert time.time() >= due
+    for countdown in (3.1, 3.1, 12.1):  # the last for a machine that takes seconds for what follows
+        due = time.time() + countdown
+        found = pair.app.send_task("interop.about", countdown=countdown)
+        pair.settled()
+        early = not found.ready()
+        there = pair.on_queue("messages_unacknowledged", queue) + pair.on_queue("messages_ready", queue)
+        assert found.get(timeout=TIMEOUT)["eta"]
+        assert time.time() >= due
+        if early and there == 0:
+            return
+    raise AssertionError("it waited on its queue, or did not wait")
 
 
 @case("quorum")

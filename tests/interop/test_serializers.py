@@ -22,7 +22,7 @@ import redis
 
 import minicelery
 from minicelery import record, serialization
-from tests.interop.pair import TIMEOUT, _close_connections, _leave_results_alone, fresh
+from tests.interop.pair import TIMEOUT, _leave_results_alone, close_connections, fresh
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
@@ -147,7 +147,7 @@ class Site:
         try:
             for (library, *_), app in self.apps.items():
                 if library == "celery":
-                    _close_connections(app)
+                    close_connections(app)
                 app.close()
         finally:
             for worker in self.workers.values():
@@ -288,7 +288,7 @@ def stores(url: str, serializer: str, compression: str | None, folder: Path) -> 
     try:
         yield apps[0], apps[1]
     finally:
-        _close_connections(apps[0])
+        close_connections(apps[0])
         for one in apps:
             one.close()
 
@@ -386,7 +386,7 @@ def test_celerys_clients_read_our_replies_in_every_serializer(rabbit_url: str, s
         ours.backend.store([reply])
         assert sent.get(timeout=TIMEOUT) == {"a": ["é", 1]}
     finally:
-        _close_connections(theirs)
+        close_connections(theirs)
         theirs.close()
         ours.close()
 

@@ -20,6 +20,7 @@ from minicelery import Celery, hearing, states
 from minicelery.awaiting import THREADS, in_thread
 from minicelery.exceptions import (
     BackendUnavailable,
+    BrokerUnavailable,
     ImproperlyConfigured,
     OperationalError,
     TaskRevokedError,
@@ -568,6 +569,31 @@ def test_few_threads_make_many_calls(app: Celery) -> None:
     run(main())
     assert len(busy) == 200
     assert len(set(busy)) <= THREADS
+
+
+def test_calls_that_wait_for_their_turn_hear_that_the_server_is_away(app: Celery) -> None:
+    begun: list[int] = []
+    found_out = threading.Event()
+
+    def send() -> None:
+        begun.append(1)
+        found_out.wait(20)
+        raise BrokerUnavailable("no answer in time")
+
+    async def main() -> list[Any]:
+        calls = [asyncio.ensure_future(in_thread(app, send, BrokerUnavailable)) for _ in range(5 * THREADS)]
+        while len(begun) < THREADS:
+            await asyncio.sleep(0.001)
+        assert await in_thread(app, lambda: "read", BackendUnavailable) == "read"  # which is another server
+        found_out.set()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert await in_thread(app, lambda: "back", BrokerUnavailable) == "back"
+        return outcomes
+
+    assert [repr(outcome) for outcome in run(main())] == [
+        "BrokerUnavailable('no answer in time')"
+    ] * 5 * THREADS
+    assert len(begun) == THREADS
 
 
 def test_a_cancelled_call_that_has_not_begun_is_not_made(app: Celery) -> None:

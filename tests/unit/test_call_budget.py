@@ -106,13 +106,19 @@ def test_a_run_takes_few_calls_from_fetch_to_settled(app: Celery) -> None:
 
 
 def least(count: Callable[[], Counter[str]], of: Callable[[Counter[str]], int], enough: int) -> Counter[str]:
-    """The best of ten, or the first within the budget: on a busy machine batches stay small for a while."""
+    """The best of ten, or the first within the budget: what a thread does now and then is counted with the rest."""
     best = count()
     for _ in range(9):
         if of(best) <= enough:
             break
         best = min(best, count(), key=of)
     return best
+
+
+@pytest.fixture
+def full_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is as large as may be, also where the machine has no time and tasks seem to take long."""
+    monkeypatch.setattr("minicelery.worker.loop.BATCH_SECONDS", 10.0)
 
 
 def run_loop(app: Celery, tasks: int) -> None:
@@ -132,6 +138,7 @@ def run_loop(app: Celery, tasks: int) -> None:
     assert slot.processed == tasks
 
 
+@pytest.mark.usefixtures("full_batches")
 def test_a_childs_loop_takes_few_calls_for_each_task(app: Celery) -> None:
     noop = app.task(lambda x: None, name="noop")
     app.finalize()  # takes once what other modules have declared for all apps
@@ -144,6 +151,7 @@ def test_a_childs_loop_takes_few_calls_for_each_task(app: Celery) -> None:
     assert sum(found.values()) / 500 <= budget(app)[1], {name: calls / 500 for name, calls in found.items()}
 
 
+@pytest.mark.usefixtures("full_batches")
 def test_a_childs_loop_makes_few_trips(redis_url: str, trips: Callable[..., Counter[str]]) -> None:
     with Celery("budget", broker=redis_url, backend=redis_url, set_as_current=False) as app:
         noop = app.task(lambda x: None, name="noop")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from minicelery import _state
-from tests.interop.pair import _close_connections, _leave_results_alone
+from tests.interop.pair import _leave_results_alone, close_connections
 from tests.servers import RedisServer
 
 pytest.importorskip("celery", reason="real Celery is the oracle")
@@ -73,7 +73,7 @@ def opened(server: RedisServer, url: str, monkeypatch: pytest.MonkeyPatch, **con
     libraries[1].app.close()
     libraries[0].app.backend.result_consumer.stop()
     libraries[0].app.backend.client.connection_pool.disconnect()
-    _close_connections(libraries[0].app)
+    close_connections(libraries[0].app)
 
 
 def plain(value: Any) -> Any:

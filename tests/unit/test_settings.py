@@ -400,12 +400,11 @@ def test_errors_never_show_a_secret(conf: Settings, name: str, value: Any) -> No
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("worker_send_task_events", True),
-        ("worker_enable_remote_control", False),
+        ("beat_enable_remote_control", True),
         ("worker_soft_shutdown_timeout", 3.0),
         ("beat_sync_every", 5),
-        ("event_queue_ttl", 1.0),
-        ("control_queue_ttl", 1.0),
+        ("event_queue_durable", True),
+        ("control_queue_durable", True),
         ("database_short_lived_sessions", True),
     ],
 )
@@ -423,7 +422,7 @@ def test_a_known_setting_without_effect_is_said_so_once(conf: Settings, name: st
         ("broker_host", "localhost", "say it in broker_url"),
         ("broker_transport", "redis", "say it in broker_url"),
         ("result_exchange", "mine", "result_backend"),
-        ("cache_backend", "memory", "result_backend='redis://"),
+        ("cache_backend_options", {"x": 1}, "result_backend='redis://"),
         ("mongodb_backend_settings", {"host": "h"}, "result_backend='redis://"),
         ("s3_bucket", "b", "result_backend='redis://"),
     ],

@@ -35,6 +35,9 @@ OF_WORKERS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("soft_time_limit", "seconds greater than 0", NO_LIMIT),
     ("processes", "an integer from 1", (0, *NO_COUNT)),
     ("pool_start_method", "'fork' or 'spawn'", ("forkserver", "", 5, True, [])),
+    ("task_events", "a boolean", ("often", 5, 1.5, [])),
+    ("without_heartbeat", "a boolean", ("often", 5, 1.5, [])),
+    ("heartbeat_interval", "seconds greater than 0", NO_LIMIT),
     ("autoscale", "the most and the least number", (5, True, "3,1", (1, 3), (3,), (3, 2, 1), (3, 0), (3.0, 1), [])),
 ]  # fmt: skip
 RIGHT_FOR_WORKERS: dict[str, tuple[Any, ...]] = {
@@ -42,7 +45,9 @@ RIGHT_FOR_WORKERS: dict[str, tuple[Any, ...]] = {
     "queues": (None, "a,b", ["a"], ("a", "b"), {"a"}, ""), "exclude_queues": (None, "a", ["a"]),
     "loglevel": (None, "info", "INFO", 20), "logfile": (None, "w.log"), "prefetch_multiplier": (None, 0, 4),
     "max_tasks_per_child": (None, 1, 100), "max_memory_per_child": (None, 100_000), "time_limit": (None, 60, 0.5),
-    "soft_time_limit": (None, 60, 0.5), "pool_start_method": (None, "fork", "spawn"), "autoscale": (None, (10, 2), [3, 3]),
+    "soft_time_limit": (None, 60, 0.5), "pool_start_method": (None, "fork", "spawn"),
+    "task_events": (None, True, False), "without_heartbeat": (True, False), "heartbeat_interval": (None, 0.5, 5),
+    "autoscale": (None, (10, 2), [3, 3]),
 }  # fmt: skip
 
 

@@ -197,10 +197,10 @@ def test_a_worker_that_stops_keeps_nothing_from_others(stage: Stage, pool: str) 
     wait_until(lambda: len(stage.runs()) == 2)
     waiting = stage.send_many(name, [(0.0,)] * 4)
     worker.term()
-    stage.worker(pool=pool, concurrency=2)
-    assert stage.wait_for(waiting) == {"SUCCESS": 4}
+    wait_until(lambda: stage.app.broker.size("celery") == 4)
     assert not stage.states(long)["SUCCESS"]
-    assert stage.wait_for(long) == {"SUCCESS": 2}
+    stage.worker(pool=pool, concurrency=2)
+    assert stage.wait_for([*waiting, *long]) == {"SUCCESS": 6}
     assert set(stage.runs().values()) == {1}
 
 

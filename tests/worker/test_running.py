@@ -42,13 +42,16 @@ def test_slow_tasks_do_not_hold_up_the_fast_ones_among_them(stage: Stage) -> Non
 
 def test_idle_siblings_get_what_a_busy_child_has_not_begun(stage: Stage) -> None:
     stage.worker(concurrency=6)
-    stage.wait_for(stage.send_many("noop", [()] * 400))  # so that batches are full
-    time.sleep(0.1)
-    began = time.monotonic()
-    # Each is shorter than the half second after which they would be given back in any case.
-    results = stage.send_many("run", [(0.45,)] * 12)
-    assert stage.wait_for(results) == {"SUCCESS": 12}
-    assert time.monotonic() - began < 3  # one after the other they would take 5.4 s; it is 0.9
+
+    def seconds() -> float:
+        """For twelve that are each shorter than the half second after which they are given back in any case."""
+        stage.wait_for(stage.send_many("noop", [()] * 1000))  # so that batches are full
+        began = time.monotonic()
+        assert stage.wait_for(stage.send_many("run", [(0.45,)] * 12)) == {"SUCCESS": 12}
+        return time.monotonic() - began
+
+    # It is 0.9 s on a quiet machine, and 2.2 s or more where siblings are not thought of.
+    assert any(seconds() < 2.0 for _ in range(3))
 
 
 def test_a_fast_tasks_result_does_not_wait_for_its_slow_neighbour(stage: Stage) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pika import spec
@@ -12,17 +12,19 @@ from pika import spec
 from minicelery.broker import Backend
 from minicelery.broker.amqp import codec, declare
 from minicelery.broker.amqp.consumer import AMQPConsumer
-from minicelery.broker.amqp.envelope import dead_letter, dead_letter_properties, properties
+from minicelery.broker.amqp.dead import DeadLetters
+from minicelery.broker.amqp.envelope import dead_letter_properties, properties
 from minicelery.broker.amqp.leads import Leads
-from minicelery.broker.amqp.link import Content, Link
+from minicelery.broker.amqp.link import Link
 from minicelery.broker.amqp.notes import Notes
+from minicelery.broker.amqp.post import AMQPPost
 from minicelery.broker.amqp.replies import Replies
 from minicelery.broker.amqp.server import FULL, LOST, Blocked, Late, Refused, Server, passes
 from minicelery.broker.pool import Pool, Slot, pool_limit
-from minicelery.broker.topology import ExchangeSpec, QueueSpec, plain_queue
+from minicelery.broker.topology import ExchangeSpec, QueueSpec, plain_queue, with_those_aside
 from minicelery.broker.url import ServerURL
 from minicelery.exceptions import BrokerUnavailable, OperationalError
-from minicelery.message import DeadLetter, Delivery, Message
+from minicelery.message import Delivery, Message
 
 T = TypeVar("T")
 
@@ -36,7 +38,7 @@ class _Overdue(Late):
     """No time is left to begin."""
 
 
-class AMQPBroker:
+class AMQPBroker(DeadLetters):
     """Queues in RabbitMQ.
 
     Options: `confirm_publish` (True), `heartbeat`, `use_ssl`, `login_method`, `pool_limit`,
@@ -45,12 +47,13 @@ class AMQPBroker:
     """
 
     has_exchanges = True
+    has_cheap_notes = False  # see `notes`: each stays in a log
 
     def __init__(self, urls: Sequence[ServerURL], options: Mapping[str, Any]) -> None:
         self.server = Server(urls, options)
         self.url = self.server.masked
         self.place = f"amqp:{self.server.virtual_host(self.server.urls[0])}"
-        self.spec_of: Callable[[str], QueueSpec] = options.get("spec_of") or plain_queue
+        self.spec_of: Callable[[str], QueueSpec] = with_those_aside(options.get("spec_of") or plain_queue)
         self._bound_to: Callable[[str], Sequence[QueueSpec]] = options.get("bound_to") or (lambda name: ())
         self._exchange: Callable[[str], ExchangeSpec | None] = options.get("exchange_of") or (
             lambda name: None
@@ -62,6 +65,7 @@ class AMQPBroker:
         self.pool = self.plain if options.get("confirm_publish") is False else self.sure
         self.notes = Notes(self)
         self.leads = Leads(self.notes)
+        self.post = AMQPPost(self, limit)
         self._tended: set[str] = set()  # queues
 
     # -- publishing ------------------------------------------------------------------------
@@ -104,7 +108,7 @@ class AMQPBroker:
                 while True:
                     try:
                         was_idle = slot.link is not None
-                        return work(self._link(slot, end, pool is not self.plain))
+                        return work(self._link(slot, end, pool is self.sure))
                     except _Overdue as error:
                         raise last or error from None
                     except Blocked:
@@ -400,32 +404,6 @@ class AMQPBroker:
 
         return self.ask(drop)
 
-    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
-        """See `Broker.dead_letters`."""
-
-        def look(link: Link) -> list[DeadLetter]:
-            letters = [dead_letter(content) for content in self._browse(link, declare.dead_queue(queue))]
-            return letters[::-1][:limit]
-
-        return self.ask(look)
-
-    def _browse(self, link: Link, queue: str) -> Iterator[Content]:
-        """Every message of a queue, oldest first; all go back to their places."""
-        link.open_channel(2)
-        try:
-            while True:
-                link.send_method(2, spec.Basic.Get(queue=queue))
-                answer = link.wait_for(2, (Content, spec.Basic.GetEmpty))
-                if not isinstance(answer, Content):
-                    break
-                yield answer
-        except Refused as error:
-            if error.code != 404:
-                raise
-            link.closed.clear()
-            return
-        link.close_channel(2)
-
     def bury(self, delivery: Delivery, reason: str, deadline: float | None = None) -> None:
         """Keep a rejected message among the dead letters of its queue."""
         queue = declare.dead_queue_spec(delivery.message.queue)
@@ -473,13 +451,14 @@ class AMQPBroker:
     def news(self, topic: str) -> dict[str, bytes]:
         """The records of `topic` that have not expired, for who asks again and again.
 
-        The first call takes 0.3 s, and makes the stream of the topic; the others read what has
+        The first call makes the stream of the topic; the others read what has
         come meanwhile.  Raises BrokerUnavailable, or OperationalError; may then be called again.
         """
         return self.notes.news(topic)
 
     def close(self) -> None:
         """See `Broker.close`."""
+        self.post.close()
         self.notes.close()
         self.leads.close()
         self.sure.close()

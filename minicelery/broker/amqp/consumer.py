@@ -16,7 +16,7 @@ import itertools
 import os
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pika import spec
@@ -25,11 +25,13 @@ from minicelery.broker import Backend
 from minicelery.broker.amqp import codec, declare, notes
 from minicelery.broker.amqp.envelope import decode
 from minicelery.broker.amqp.link import Content, Link
+from minicelery.broker.amqp.post import AMQPOutbox
 from minicelery.broker.amqp.revoked import Revoked
 from minicelery.broker.amqp.server import LOST, Lost, Refused
 from minicelery.broker.amqp.settling import Settler
 from minicelery.broker.amqp.shelf import Shelf
 from minicelery.broker.amqp.unacked import Unacked
+from minicelery.broker.post import Posting
 from minicelery.exceptions import BrokerUnavailable, OperationalError
 from minicelery.message import Delivery, Outcome, Record
 
@@ -49,7 +51,7 @@ MOST_PREFETCHED = 65535
 _EPOCH = 1 << 40  # receipts of one connection; a consumer of 2^40 messages would take years
 
 
-class AMQPConsumer:
+class AMQPConsumer(Posting):
     """See `Consumer`.  What it holds goes back to the queue when the connection is lost."""
 
     adopts = False
@@ -61,6 +63,8 @@ class AMQPConsumer:
         self._broker = broker
         self._server = broker.server
         self._queues = list(queues)
+        self._fetched = list(queues)  # those of them that are not skipped
+        self._choose_anew = False
         self._link: Link | None = None
         self._epoch = 0
         self._places: int | None = None  # see `hold`
@@ -75,6 +79,7 @@ class AMQPConsumer:
         # A quorum queue counts what is given back, and drops a message at its delivery limit: of several
         # queues no message is fetched while another one runs.
         self._sparing = len(specs) > 1 and any(found.is_quorum for found in specs.values())
+        self._outbox: AMQPOutbox = AMQPOutbox(broker.post)
         self._settler = Settler(broker, backend)
         self._unacked = Unacked()
         self._shelf = Shelf(self._queues)
@@ -99,6 +104,12 @@ class AMQPConsumer:
         """
         self._places = min(places, MOST_PREFETCHED)
 
+    def skip(self, queues: Collection[str]) -> None:
+        """See `Consumer.skip`."""
+        fetched = [queue for queue in self._queues if queue not in queues or queue in self._fleeting]
+        self._choose_anew = self._choose_anew or fetched != self._fetched
+        self._fetched = fetched
+
     # -- swap ------------------------------------------------------------------------------
 
     def swap(self, done: Sequence[Outcome], want: int, wait: float) -> list[Delivery]:
@@ -111,6 +122,9 @@ class AMQPConsumer:
             while link.readable(0):
                 link.read()
             self._check(link)
+            if self._choose_anew:
+                self._let_go(link)
+                self._choose_anew = False
             if places == 0 and self._width:
                 self._let_go(link)
             elif places is None and want == 0 and self._full < STEADY:
@@ -118,6 +132,8 @@ class AMQPConsumer:
                 self._cancel(link)
             if done or self._settler.owed:
                 self._settle(link, done, last=want == 0 and not places)
+            if self._outbox.waiting:
+                self._outbox.send()
             if want == 0 or places == 0:
                 return []
             if time.monotonic() > self._revoked.look_at:
@@ -175,6 +191,8 @@ class AMQPConsumer:
         """One message of the first queue in turn that has any."""
         self._let_go(link)
         for queue in self._shelf.turns():
+            if queue not in self._fetched:
+                continue
             link.send_method(1, spec.Basic.Get(queue=queue))
             answer = link.wait_for(1, (Content, spec.Basic.GetEmpty))
             if isinstance(answer, Content):
@@ -195,7 +213,7 @@ class AMQPConsumer:
 
     def _hear_all(self, link: Link, want: int) -> None:
         """Read what the queues have to send now: until they are empty, or have sent what is wanted."""
-        looks = [spec.Queue.Declare(queue=queue, passive=True) for queue in self._queues]
+        looks = [spec.Queue.Declare(queue=queue, passive=True) for queue in self._fetched]
         end = time.monotonic() + HEARING
         while time.monotonic() < end:
             left = sum(answer.message_count for answer in link.call_all(looks))
@@ -257,7 +275,7 @@ class AMQPConsumer:
         self._unacked.counted.clear()
         methods: list[Any] = [spec.Basic.Qos(prefetch_count=min(width, MOST_PREFETCHED))]
         kept = list(self._tags)  # of queues that would go with their last consumer
-        for queue in self._queues:
+        for queue in self._fetched:
             tag = f"{next(self._next_tag)}"
             self._tags[tag] = queue
             arguments = dict(self._broker.spec_of(queue).consumer_arguments)
@@ -333,6 +351,8 @@ class AMQPConsumer:
         Without `hold` a task that lasts lets go of all that was fetched ahead.
         """
         self._settler.store(records)
+        if self._outbox.waiting:
+            self._outbox.send()
         link = self._link
         if link is None:
             return

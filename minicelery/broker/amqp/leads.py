@@ -8,10 +8,8 @@ last one may have gone with a server that was restarted.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ from minicelery.broker.amqp import codec
 from minicelery.broker.amqp.notes import ensure_stream_once, messages_of
 from minicelery.broker.amqp.server import LOST, Lost, Refused, is_down, passes
 from minicelery.exceptions import BrokerUnavailable, OperationalError
+from minicelery.forking import call_in_forked_children
 from minicelery.message import Message
 
 if TYPE_CHECKING:
@@ -47,14 +46,7 @@ class Leads:
     def __init__(self, notes: Notes) -> None:
         self._notes = notes  # which connects, and says what went wrong
         self._reset()
-        leads = weakref.ref(self)
-
-        def reset() -> None:
-            # In a forked child: the parent leads on.
-            if (found := leads()) is not None:
-                found._reset()
-
-        os.register_at_fork(after_in_child=reset)
+        call_in_forked_children(self._reset)  # the parent leads on
 
     def _reset(self) -> None:
         self._lock = threading.Lock()

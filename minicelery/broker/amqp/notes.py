@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
+import math
 import random
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +27,7 @@ from minicelery.broker.amqp import codec
 from minicelery.broker.amqp.link import Content, Link
 from minicelery.broker.amqp.server import LOST, Failed, Late, Lost, Refused, is_down
 from minicelery.exceptions import BrokerUnavailable, OperationalError
+from minicelery.forking import call_in_forked_children
 from minicelery.message import Message
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ _SEGMENT = 1_000_000
 FOR_EVER, LARGEST = "archive.", 60_000_000
 """What the topics begin with that are kept however old they are, and their bytes: see `archive`."""
 _PATIENCE = 5.0
+_SHORT_PATIENCE = 1.0
 _ACKED_AT_ONCE = 250  # of the 1000 records that the server sends ahead
 QUIET = 0.05
 """Seconds without a record after which a child takes a stream to be empty."""
@@ -109,8 +110,8 @@ def patience(topic: str) -> float:
     return 6 * _PATIENCE if topic.startswith(FOR_EVER) else _PATIENCE
 
 
-def ensure_stream(link: Link, topic: str, end: float) -> None:
-    """Make the stream of `topic` where there is none.
+def ensure_stream(link: Link, topic: str, end: float) -> bool:
+    """Make the stream of `topic` where there is none; whether it may be empty.
 
     Of several that do so at once some get an internal error from the server (3.10).
     """
@@ -123,7 +124,9 @@ def ensure_stream(link: Link, topic: str, end: float) -> None:
     if topic.startswith(FOR_EVER):
         del arguments["x-max-age"]
         arguments["x-max-length-bytes"] = LARGEST
-    link.call(spec.Queue.Declare(queue=stream(topic), durable=True, arguments=arguments), end=end)
+    declare = spec.Queue.Declare(queue=stream(topic), durable=True, arguments=arguments)
+    answer = link.call(declare, end=end)
+    return not getattr(answer, "message_count", 0)
 
 
 def ensure_stream_once(link: Link, topic: str, end: float) -> None:
@@ -198,14 +201,7 @@ class Notes:
         self._make_at = 0.0
         self._failures = 0
         self._reset()
-        notes = weakref.ref(self)
-
-        def reset() -> None:
-            # In a forked child: the parent reads on.
-            if (found := notes()) is not None:
-                found._reset()
-
-        os.register_at_fork(after_in_child=reset)
+        call_in_forked_children(self._reset)  # the parent reads on
 
     def _reset(self) -> None:
         self._lock = threading.Lock()  # around the followers
@@ -249,11 +245,32 @@ class Notes:
         while True:
             try:
                 return self._on_kept(send) if often else self.once(send)
-            except BrokerUnavailable:
+            except OperationalError as error:
+                if not isinstance(error, BrokerUnavailable) and not _is_being_made(error):
+                    raise
                 pause = random.uniform(0.1, 0.3)
                 if time.monotonic() + pause > last:
                     raise
             time.sleep(pause)
+
+    def begin(self, topic: str) -> bool:
+        """Write a record that says nothing into an empty stream: its readers need not wait for what is not there.
+
+        Returns whether it is there.
+
+        On a connection of its own, which a server that is short of memory may stop reading.
+        """
+        message = Message("", "", b"", {"key": "", "expires": 0.0}, stream(topic))
+
+        def send(link: Link) -> None:
+            link.declared.add(("queue", stream(topic)))
+            self.broker.publish_on(link, [message], time.monotonic() + _SHORT_PATIENCE)
+
+        try:
+            self.once(send)
+        except OperationalError:
+            return False
+        return True
 
     def read(self, topic: str) -> dict[str, bytes]:
         """The records that have not expired, read once."""
@@ -404,8 +421,9 @@ class Follower:
         self._ended = False
         link.on_content = lambda content: heard(link, topic, content)
         link.on_cancel = self._cancelled
-        ensure_stream(link, topic.name, end)
-        follow(link, topic, end, LONG_QUIET)
+        # A server that has just been started takes its time: what is sure to be there is waited for.
+        there = not ensure_stream(link, topic.name, end) or self._notes.begin(topic.name)
+        follow(link, topic, end, math.inf if there else LONG_QUIET)
 
     def _hear(self, link: Link) -> None:
         link.beat()
@@ -428,7 +446,8 @@ class Follower:
 
 def _is_being_made(error: OperationalError) -> bool:
     """Whether a stream is there, and not yet where it will be."""
-    return isinstance(error.__cause__, Refused) and "replica on the local node" in error.__cause__.text
+    cause = error.__cause__
+    return isinstance(cause, Refused) and ("replica on the local node" in cause.text or is_down(cause))
 
 
 @contextlib.contextmanager

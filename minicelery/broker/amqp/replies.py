@@ -11,10 +11,8 @@ but ten minutes at most (``x-expires``); a `close` deletes it.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +29,7 @@ from minicelery.exceptions import (
     ImproperlyConfigured,
     OperationalError,
 )
+from minicelery.forking import call_in_forked_children
 from minicelery.message import Message, Record, new_id
 from minicelery.serialization import content_of
 
@@ -62,14 +61,7 @@ class Replies:
         self.unread = min(_UNREAD, float(seconds or _UNREAD))
         self.mode = 2 if persistent else 1
         self._reset()
-        backend = weakref.ref(self)
-
-        def reset() -> None:
-            # A forked child is another client: its parent reads its own replies.
-            if (found := backend()) is not None:
-                found._reset()
-
-        os.register_at_fork(after_in_child=reset)
+        call_in_forked_children(self._reset)  # which is another client
 
     def _reset(self) -> None:
         self._lock = threading.Lock()  # around the link: one thread reads for all

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import redis.exceptions
 
 from minicelery.broker import LEASE, Backend
 from minicelery.broker.pool import Slot, pool_limit
-from minicelery.broker.redis import scripts
+from minicelery.broker.redis import dead, scripts
 from minicelery.broker.redis.bindings import Binding, read_bindings
 from minicelery.broker.redis.consumer import RedisConsumer
 from minicelery.broker.redis.envelope import SEPARATOR, encode, step_of
 from minicelery.broker.redis.limits import PURGE, RedisLimits, milliseconds
 from minicelery.broker.redis.link import FAILED, LOST, Pool, Server
 from minicelery.broker.redis.lookout import Lookout
+from minicelery.broker.redis.post import RedisPost
 from minicelery.broker.redis.restore import RESTORE
 from minicelery.broker.url import ServerURL
 from minicelery.exceptions import BrokerUnavailable, ImproperlyConfigured, OperationalError
@@ -61,6 +61,7 @@ class RedisBroker:
                 f"broker_delays={self.delays!r}: expected one of {', '.join(map(repr, DELAYS))}"
             )
         self.visibility_timeout = float(options.get("visibility_timeout") or VISIBILITY_TIMEOUT)
+        self.post = RedisPost(self, options)
         self._restore_at = 0.0  # monotonic
         self._restore_from = 0
 
@@ -251,7 +252,9 @@ class RedisBroker:
         except FAILED as error:
             raise OperationalError(self.server.explain(error)) from error
 
-    def _ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The answers to commands, in one trip.  Raises BrokerUnavailable or OperationalError."""
+
         def work(link: Any) -> list[Any]:
             link.send_all(commands)
             return [link.read() for _ in commands]
@@ -261,13 +264,17 @@ class RedisBroker:
 
     def size(self, queue: str) -> int:
         """See `Broker.size`."""
-        counts: list[int] = self._ask_all([("LLEN", self.prefix + queue + s) for s in _STEP_SUFFIXES])
+        key = self.prefix + queue
+        # What is due is moved to the lists by the next fetch.
+        due = ("ZCOUNT", f"{key}.due", "-inf", time.time())
+        counts: list[int] = self.ask_all([due, *(("LLEN", key + step) for step in _STEP_SUFFIXES)])
         return sum(counts)
 
     def delayed(self, queue: str) -> int:
         """See `Broker.delayed`."""
         key = self.prefix + queue
-        counts: list[int] = self._ask_all([("ZCARD", f"{key}.due"), ("HLEN", f"{key}.waiting")])
+        due = ("ZCOUNT", f"{key}.due", f"({time.time()}", "+inf")
+        counts: list[int] = self.ask_all([due, ("HLEN", f"{key}.waiting")])
         return sum(counts)
 
     def dead(self, queue: str) -> int:
@@ -289,11 +296,15 @@ class RedisBroker:
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """See `Broker.dead_letters`."""
         found = self.ask(lambda link: link.call("LRANGE", f"{self.prefix}{queue}.dead", 0, limit - 1))
-        letters = []
-        for entry in found:
-            head, _, raw = entry.partition(b"\n")
-            letters.append(DeadLetter(raw=raw, **json.loads(head)))
-        return letters
+        return [dead.letter_of(entry) for entry in found]
+
+    def replay_dead(self, queue: str, ids: Collection[str] | None = None) -> int:
+        """See `Broker.replay_dead`."""
+        return dead.settle(self, queue, ids, replay=True)
+
+    def discard_dead(self, queue: str, ids: Collection[str] | None = None) -> int:
+        """See `Broker.discard_dead`."""
+        return dead.settle(self, queue, ids, replay=False)
 
     def remember(self, topic: str, key: str, ttl: float, value: bytes = b"") -> None:
         """See `Broker.remember`."""
@@ -311,7 +322,7 @@ class RedisBroker:
         ]
         if values := [part for item in records.items() if item[1] for part in item]:
             commands += [("HSET", f"{name}.values", *values), ("EXPIRE", f"{name}.values", keep)]
-        self._ask_all(commands)
+        self.ask_all(commands)
 
     def lead(self, name: str, holder: str, seconds: float) -> str:
         """See `Broker.lead`."""
@@ -329,7 +340,7 @@ class RedisBroker:
     def recall(self, topic: str) -> dict[str, bytes]:
         """See `Broker.recall`."""
         name = self.topic_key(topic)
-        keys, values = self._ask_all(
+        keys, values = self.ask_all(
             [("ZRANGEBYSCORE", name, f"{time.time():.3f}", "+inf"), ("HGETALL", f"{name}.values")]
         )
         kept = dict(zip(values[::2], values[1::2], strict=True))
@@ -341,6 +352,7 @@ class RedisBroker:
 
     def close(self) -> None:
         """See `Broker.close`."""
+        self.post.close()
         self.pool.close()
 
 

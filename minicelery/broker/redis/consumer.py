@@ -7,16 +7,18 @@ import json
 import os
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minicelery.broker import Backend, Leased
 from minicelery.broker.chords import Apart
+from minicelery.broker.post import Posting
 from minicelery.broker.redis import scripts
 from minicelery.broker.redis.backend import RedisBackend
 from minicelery.broker.redis.envelope import decode, encode, step_of
 from minicelery.broker.redis.limits import limit_arguments
 from minicelery.broker.redis.link import FAILED, LOST, Link
+from minicelery.broker.redis.post import RedisOutbox
 from minicelery.exceptions import BrokerUnavailable, OperationalError
 from minicelery.message import COUNT_HEADER, Delivery, Message, Outcome, Record, Verdict
 
@@ -33,7 +35,7 @@ UNBLOCK_AGAIN = 0.002
 """Seconds after which a BLPOP that has not ended is ended once more."""
 
 
-class RedisConsumer(Leased):
+class RedisConsumer(Leased, Posting):
     """See `Consumer`.  After a lost connection it goes by a new name and adopts the old one's."""
 
     def __init__(
@@ -44,10 +46,7 @@ class RedisConsumer(Leased):
         self._broker = broker
         self._server = broker.server
         self.renew = broker.lease / 3
-        self._queues = list(queues)
-        self._keys = broker.queue_keys(queues)
-        self._swap_keys = [*self._keys, broker.topic_key("revoked")]
-        self._index = {queue: place for place, queue in enumerate(queues, 1)}
+        self._arrange(list(queues))
         self._first_name = self.name = name
         self._generation = 0
         self._lost: list[str] = []  # names whose deliveries are still to be adopted
@@ -62,6 +61,7 @@ class RedisConsumer(Leased):
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
+        self._outbox: RedisOutbox = RedisOutbox(broker.post)
         self._apart: Apart | None = None
         self._store: RedisBackend | None = None
         self._record_db = ""
@@ -71,6 +71,19 @@ class RedisConsumer(Leased):
                 self._record_db = str(backend.server.database)
         elif backend is not None:
             self._apart = Apart(backend)
+
+    def _arrange(self, queues: list[str], skipped: int = 0) -> None:
+        """Take the keys in this order; nothing is fetched from the last `skipped` of them."""
+        self._queues = queues
+        self._keys = self._broker.queue_keys(queues)
+        self._swap_keys = [*self._keys, self._broker.topic_key("revoked")]
+        self._index = {queue: place for place, queue in enumerate(queues, 1)}
+        self._fetched = len(queues) - skipped
+
+    def skip(self, queues: Collection[str]) -> None:
+        """See `Consumer.skip`."""
+        skipped = [queue for queue in self._queues if queue in queues]
+        self._arrange([*(queue for queue in self._queues if queue not in queues), *skipped], len(skipped))
 
     # -- swap ------------------------------------------------------------------------------
 
@@ -105,16 +118,19 @@ class RedisConsumer(Leased):
         if any(len(outcome.more) > MANY for outcome in done):
             done = self._store_before(link, done)
         self._turn += 1
+        fetch: Any = want if self._fetched == len(self._keys) else f"{want}/{self._fetched}"
         arguments: list[Any] = [
-            self.name, self._broker.lease, want, BATCH_BYTES, self._receipt, self._turn,
+            self.name, self._broker.lease, fetch, BATCH_BYTES, self._receipt, self._turn,
             self._record_db, self._server.database, self._broker.prefix, len(done),
         ]  # fmt: skip
         for outcome in done:
             self._add(arguments, outcome)
-        if not self._ringing:
-            answer = link.run(scripts.SWAP, self._swap_keys, arguments)
-        else:
+        if self._ringing:
             answer = self._stop_listening(link, arguments)
+        elif self._outbox.waiting:
+            (answer,) = self._outbox.run(link, scripts.SWAP, self._swap_keys, arguments)
+        else:
+            answer = link.run(scripts.SWAP, self._swap_keys, arguments)
         for outcome in done:
             self._held.pop(outcome.delivery.receipt, None)
         if self._apart is not None and done:
@@ -225,11 +241,12 @@ class RedisConsumer(Leased):
             self._bell = self._server.link()
             self._bell_id = b"%d" % self._bell.call("CLIENT", "ID")
             self._ringing = False
-        if not self._ringing:
-            self._bell.send("BLPOP", *(f"{key}.bell" for key in self._keys), 0)
+        if not self._ringing and self._fetched:
+            self._bell.send("BLPOP", *(f"{key}.bell" for key in self._keys[: self._fetched]), 0)
             self._ringing = True
         poll = select.poll()
-        poll.register(self._bell, select.POLLIN)
+        if self._ringing:
+            poll.register(self._bell, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         # Redis looks at its own timeouts ten times a second: ours is kept here.
         ready = {fd for fd, _ in poll.poll(max(0.0, timeout) * 1000)}
@@ -244,13 +261,8 @@ class RedisConsumer(Leased):
     def _stop_listening(self, link: Link, arguments: list[Any]) -> Any:
         """SWAP and the end of a pending BLPOP in one trip: a busy child must take no tokens."""
         assert self._bell is not None
-        command = (b"EVALSHA", scripts.SWAP.sha, len(self._swap_keys), *self._swap_keys, *arguments)
-        link.send_all([("CLIENT", "UNBLOCK", self._bell_id), command])
-        ended = link.read()
-        try:
-            answer = link.read()
-        except scripts_missing():
-            answer = link.run(scripts.SWAP, self._swap_keys, arguments)
+        unblock = ("CLIENT", "UNBLOCK", self._bell_id)
+        ended, answer = self._outbox.run(link, scripts.SWAP, self._swap_keys, arguments, unblock)
         # Where it had ended by itself, or had not even reached the server: connections are not heard in turn.
         end = time.monotonic() + self._server.timeout
         while not ended and not self._bell.readable(UNBLOCK_AGAIN) and time.monotonic() < end:
@@ -323,7 +335,10 @@ class RedisConsumer(Leased):
 
     def _ask(self, script: Any, arguments: list[Any]) -> Any:
         try:
-            return self._connected().run(script, self._keys, arguments)
+            link = self._connected()
+            if self._outbox.waiting:
+                return self._outbox.run(link, script, self._keys, arguments)[0]
+            return link.run(script, self._keys, arguments)
         except LOST as error:
             self._disconnect()
             raise BrokerUnavailable(self._server.explain(error)) from error
@@ -380,13 +395,6 @@ class RedisConsumer(Leased):
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._wake_read = self._wake_write = -1
-
-
-def scripts_missing() -> type[Exception]:
-    """The error for a script the server does not have."""
-    import redis.exceptions
-
-    return redis.exceptions.NoScriptError
 
 
 def _counted(delivery: Delivery) -> Message:

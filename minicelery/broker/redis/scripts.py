@@ -120,6 +120,11 @@ local function id_of(envelope)
     and type(value.headers.id) == 'string' and value.headers.id or nil
 end
 local name, lease, want, most, base = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local active = #KEYS - 1  -- the last key is that of the revoked ids; of the queues these are fetched from
+if not want then
+  local wanted, first = string.match(ARGV[3], '^(%d+)/(%d+)$')
+  want, active = tonumber(wanted), tonumber(first)
+end
 local turn, db, own, prefix, n = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
 local at = 11
 local records = {}
@@ -170,7 +175,7 @@ for _, p in ipairs(pushes) do push(ARGV[p], ARGV[p + 1], ARGV[p + 2], ARGV[p + 3
 if want == 0 then return {} end
 
 local moment = now()
-local queues = #KEYS - 1  -- the last key is that of the revoked ids
+local queues = active
 local found, bytes, full = {}, 0, false
 for i = 1, queues do
   local due = KEYS[i] .. '.due'

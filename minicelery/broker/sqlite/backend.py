@@ -16,9 +16,9 @@ from minicelery.message import Group, Message, Record
 
 # REPLACE gives a new, higher version: who watches reads what has come since.
 _STORE = """
-INSERT OR REPLACE INTO results (id, state, document, expires) SELECT ?1, ?2, ?3, ?4
+INSERT OR REPLACE INTO results (id, state, document, expires) SELECT ?, ?, ?, ?
 WHERE NOT EXISTS (
-    SELECT 1 FROM results WHERE id = ?1 AND state = 'SUCCESS' AND (expires IS NULL OR expires > ?5)
+    SELECT 1 FROM results WHERE id = ? AND state = 'SUCCESS' AND (expires IS NULL OR expires > ?)
 )
 """
 _LATEST = "SELECT coalesce(max(version), 0) FROM results"
@@ -115,8 +115,8 @@ def store_records(
     connection.executemany(
         _STORE,
         [
-            (record.id, record.state, record.document, None if record.ttl is None else now + record.ttl, now)
-            for record in records
+            (one.id, one.state, one.document, None if one.ttl is None else now + one.ttl, one.id, now)
+            for one in records
         ],
     )
     parts = [record for record in records if record.part_of]

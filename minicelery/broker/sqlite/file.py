@@ -16,7 +16,7 @@ from minicelery.exceptions import ImproperlyConfigured, MiniCeleryError
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 TIMEOUT = 5.0
 """Seconds to wait for the file's write lock, all attempts together."""
@@ -117,7 +117,24 @@ CREATE INDEX expiring_chords ON chords (expires) WHERE expires IS NOT NULL;
 CREATE TABLE ended (chord TEXT NOT NULL, member TEXT NOT NULL, PRIMARY KEY (chord, member)) WITHOUT ROWID;
 CREATE TABLE saved (id TEXT PRIMARY KEY, document BLOB NOT NULL, expires REAL) WITHOUT ROWID;
 """
-SCHEMAS = (SCHEMA, SCHEMA_2, SCHEMA_3)
+# Nobody reads a letter again: it stays for a minute, in which every listener has looked.
+SCHEMA_4 = """
+CREATE TABLE letters (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    exchange TEXT NOT NULL,
+    routing_key TEXT NOT NULL,
+    headers TEXT NOT NULL,
+    persistent INTEGER NOT NULL,
+    sent REAL NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX letters_by_age ON letters (sent);
+CREATE TABLE listeners (
+    listener TEXT NOT NULL, exchange TEXT NOT NULL, queue TEXT NOT NULL, until REAL NOT NULL,
+    PRIMARY KEY (listener, queue)
+) WITHOUT ROWID;
+"""
+SCHEMAS = (SCHEMA, SCHEMA_2, SCHEMA_3, SCHEMA_4)
 """What makes tables of each version out of those of the one before."""
 
 _HINTS = (

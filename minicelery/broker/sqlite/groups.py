@@ -15,11 +15,13 @@ from minicelery.states import IGNORED, SUCCESS
 _OPEN = "INSERT OR IGNORE INTO chords (id, size, place, owed, until, expires) VALUES (?, ?, ?, ?, ?, ?)"
 _WRITE = "INSERT OR IGNORE INTO chord_texts (id, members, passes, body, payload, countdown) VALUES (?, ?, ?, ?, ?, ?)"
 _END = "INSERT OR IGNORE INTO ended (chord, member) SELECT id, ? FROM chords WHERE id = ? AND sent IS NULL"
-# `?1` is whether the part has ended well: if not, nothing more is waited for.
-_RELEASE = "UPDATE chords SET sent = ?4, owed = ?2, expires = coalesce(expires, ?4 + 172800) WHERE id = ?3 AND sent IS NULL AND (NOT ?1 OR done >= size)"
+# `well` is whether the part has ended well: if not, nothing more is waited for.
+_RELEASE = "UPDATE chords SET sent = :now, owed = :owed, expires = coalesce(expires, :now + 172800) WHERE id = :id AND sent IS NULL AND (NOT :well OR done >= size)"
 _BODY = "SELECT body, payload, countdown FROM chord_texts WHERE id = ?"
 # NULL is for ever, of both.
-_KEEP = "UPDATE results SET expires = (SELECT max(results.expires, until) FROM chords WHERE id = ?1) WHERE id = ?2"
+_KEEP = (
+    "UPDATE results SET expires = (SELECT max(results.expires, until) FROM chords WHERE id = ?) WHERE id = ?"
+)
 _COUNT = "UPDATE chords SET done = done + 1 WHERE id = ?"
 _LATE = "SELECT id, tries FROM chords WHERE place = ? AND owed <= ? ORDER BY owed LIMIT 100"
 _ANY_LATE = (
@@ -27,7 +29,7 @@ _ANY_LATE = (
     " UNION ALL SELECT 1 FROM saved WHERE expires <= :now LIMIT 1"
 )
 _OWE = "UPDATE chords SET sent = coalesce(sent, ?), owed = ?, tries = tries + 1 WHERE id = ?"
-_CLAIM = "UPDATE chords SET claimed = ?1, owed = NULL WHERE id = ?2 AND claimed IN ('', ?1)"
+_CLAIM = "UPDATE chords SET claimed = :copy, owed = NULL WHERE id = :id AND claimed IN ('', :copy)"
 _SAID = "UPDATE chords SET owed = ? WHERE id = ? AND owed IS NOT NULL AND sent IS NOT NULL"
 
 
@@ -63,7 +65,8 @@ def count(
         connection.execute(_KEEP, (record.part_of, record.id))
         well = record.state in (SUCCESS, IGNORED)
         owed = None if send is not None else now + RESEND
-        if connection.execute(_RELEASE, (well, owed, record.part_of, now)).rowcount == 1:
+        release = {"well": well, "owed": owed, "id": record.part_of, "now": now}
+        if connection.execute(_RELEASE, release).rowcount == 1:
             connection.execute("DELETE FROM ended WHERE chord = ?", (record.part_of,))
             body = _body(connection, record.part_of, now)
             if send is not None:
@@ -86,7 +89,7 @@ def load_group(connection: sqlite3.Connection, id: str) -> Group | None:
 
 def claim_group(connection: sqlite3.Connection, id: str, copy: str) -> bool:
     """See `CountingBackend`."""
-    connection.execute(_CLAIM, (copy, id))
+    connection.execute(_CLAIM, {"copy": copy, "id": id})
     row = connection.execute("SELECT claimed FROM chords WHERE id = ?", (id,)).fetchone()
     return row is None or row[0] == copy
 

@@ -11,6 +11,12 @@ from minicelery.exceptions import DecodeError, EncodeError
 from minicelery.message import TURN_HEADER, Delivery, Message
 from minicelery.serialization import decode_json, encode_json
 
+ADD = (
+    "INSERT INTO messages (queue, priority, due, message_id, task, envelope, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+"""Adds a row."""
+
 
 def rows_of(messages: Iterable[Message]) -> list[tuple[Any, ...]]:
     """A row for each; see `row_of`."""

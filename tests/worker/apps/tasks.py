@@ -14,13 +14,39 @@ from typing import Any
 
 from minicelery import Celery, signals
 from minicelery.exceptions import SoftTimeLimitExceeded
+from minicelery.remote import control_command, inspect_command
+
+
+@inspect_command(args=[("name", str)], signature="[NAME]")
+def greeting(state: Any, name: str = "nobody") -> dict[str, Any]:
+    """Say hello."""
+    return {"hello": name, "by": state.hostname, "queues": state.queues}
+
+
+@inspect_command()
+def wants_more(state: Any) -> Any:
+    """Ask for what there is not."""
+    return state.prefetch.value
+
+
+@control_command()
+def note(state: Any, what: str, until_told: bool = False) -> None:
+    """Leave a trace; wait first, for `Stage.tell`, where that is wanted."""
+    traces = Traces.latest
+    end = time.monotonic() + 30.0
+    while until_told and not told(traces.path).exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    traces.add("note", what)
 
 
 class Traces:
     """Lines appended by many processes at once; one write each, so they never mix."""
 
+    latest: Traces
+
     def __init__(self, path: Path) -> None:
         self.path = path
+        Traces.latest = self
 
     def add(self, kind: str, what: object = "", detail: object = "") -> None:
         line = f"{kind} {what} {os.getpid()} {time.time():.6f} {detail}\n".encode()

@@ -11,7 +11,7 @@ from minicelery.broker.gates import Gate, Gates
 from minicelery.limits import Ask, Wait
 
 if TYPE_CHECKING:
-    from minicelery.broker.memory import Entry, Store
+    from minicelery.broker.memory.store import Entry, Store
 
 
 class MemoryGates(Gates):
