@@ -6,14 +6,13 @@ from flask import Flask
 from werkzeug.utils import secure_filename
 from celery_app import make_celery
 
-REDIS_URL = os.environ.get('REDIS_URL', 'redis://localhost:6379/0')
 CARPETA = os.environ.get('UPLOAD_FOLDER', os.path.abspath('uploads'))
 
 def create_app():
     app = Flask(__name__)
     app.config.update(
-        CELERY_BROKER_URL=REDIS_URL,
-        CELERY_RESULT_BACKEND=REDIS_URL,
+        CELERY_BROKER_URL='redis://localhost:6379/0',
+        CELERY_RESULT_BACKEND='redis://localhost:6379/0',
         CELERY_TASK_SERIALIZER='json',
         CELERY_RESULT_SERIALIZER='json',
         CELERY_ACCEPT_CONTENT=['json'],
@@ -47,7 +46,7 @@ def registrar_usuario():
 
 @app.route('/procesar-foto', methods=['POST'])
 def procesar_foto():
-    # guardar la imagen subida, con un nombre propio
+    # ... guardar la imagen subida ...
     foto = request.files['foto']
     extension = os.path.splitext(secure_filename(foto.filename))[1]
     ruta = os.path.join(CARPETA, uuid4().hex + extension)

@@ -1,0 +1,5 @@
+# django_celery/__init__.py
+
+from .celery import app as celery_app
+
+__all__ = ("celery_app",)

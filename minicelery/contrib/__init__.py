@@ -1,0 +1,1 @@
+"""What minicelery has beside its core, each imported by who wants it."""

@@ -1,0 +1,1 @@
+"""The tables of `minicelery.contrib.django.models`, step by step."""

@@ -1,0 +1,106 @@
+"""The schedule in Django's database: its tests, each file in a process with a project of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("django")
+
+from minicelery import Celery
+from tests.contrib.django.venvs import python_with
+from tests.django_inside import use_database
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[3]
+PROJECT = Path(__file__).parent / "schedule_project"
+
+
+def run_cases(
+    *names: str, folder: Path, use_tz: bool = True, only: str = "", python: str = sys.executable
+) -> None:
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "PROJECT_DB": f"{folder}/project.db",
+        "PROJECT_USE_TZ": str(int(use_tz)), "PYTHONDONTWRITEBYTECODE": "", "PYTEST_ADDOPTS": "",
+        "CI": "",  # where all that the suite needs must be there; not here
+    }  # fmt: skip
+    # A plugin, not a conftest.py: the suite's own process would load that, and set Django up.
+    fixtures = "tests.contrib.django.schedule_project.fixtures"
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", fixtures]
+    done = subprocess.run(
+        [*command, "-k", only, *(str(PROJECT / name) for name in names)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-12000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
+@pytest.mark.timeout(120)
+def test_the_scheduler_sends_what_the_tables_say_and_the_admin_shows_and_changes_it(tmp_path: Path) -> None:
+    run_cases("cases_scheduler.py", "cases_admin.py", folder=tmp_path)
+
+
+@pytest.mark.timeout(120)
+def test_so_it_does_without_time_zones_in_the_database(tmp_path: Path) -> None:
+    run_cases(
+        "cases_scheduler.py",
+        folder=tmp_path,
+        use_tz=False,
+        only="start or one_off or clocked or written_back",
+    )
+
+
+@pytest.mark.timeout(400)  # the first run makes the virtual environment
+def test_the_admin_does_so_with_the_newest_django(tmp_path: Path) -> None:
+    run_cases("cases_admin.py", folder=tmp_path, python=python_with("6.1", "3.12", "3.13"))
+
+
+APP = """
+import os
+from minicelery import Celery
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.contrib.django.schedule_project.schedule_settings"
+app = Celery("shop")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+
+@app.task(name="shop.tick")
+def tick(): ...
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_row_that_another_process_saves_is_sent_within_seconds(sqlite_url: str, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APP)
+    environment = {
+        **os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "PROJECT_DB": str(use_database(tmp_path)),
+        "BROKER_URL": sqlite_url, "PYTHONUNBUFFERED": "1",
+    }  # fmt: skip
+    from minicelery.contrib.django.models import IntervalSchedule, PeriodicTask
+
+    often = IntervalSchedule.objects.create(every=1, period="seconds")
+    log = tmp_path / "log"
+    app = Celery("shop", broker=sqlite_url, set_as_current=False)
+    with open(log, "w") as file:
+        beat = subprocess.Popen(
+            [sys.executable, "-m", "minicelery", "-A", "shop", "beat", "-l", "info"],
+            cwd=tmp_path, env=environment, stdout=file, stderr=file,
+        )  # fmt: skip
+        try:
+            wait_until(lambda: "leading" in log.read_text(), 20)
+            task = PeriodicTask.objects.create(name="tick", interval=often, task="shop.tick")
+            wait_until(lambda: app.broker.size("celery") >= 2, 10)
+            task.enabled = False
+            task.save()
+            wait_until(lambda: log.read_text().count("the schedule has changed") >= 2, 10)
+            before = app.broker.size("celery")
+            time.sleep(1.5)  # it would run then
+            assert app.broker.size("celery") == before
+        finally:
+            beat.terminate()
+            beat.wait(15)
+            app.close()
