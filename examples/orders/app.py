@@ -44,20 +44,19 @@ def estado_pedido(pedido_id):
     """Devuelve el estado actual de la tarea: progreso, completado, error."""
     if pedidos.leer(pedido_id) is None:
         abort(404)
-    resultado = AsyncResult(str(pedido_id), app=celery)
-    # Cada lectura pregunta de nuevo, y la tarea sigue: la segunda puede saber más que la primera
-    estado, info = resultado.state, resultado.info
+    # Una sola lectura: state e info preguntan cada uno de nuevo, y entre las dos la tarea sigue
+    visto = AsyncResult(str(pedido_id), app=celery).as_dict()
 
     response = {
         "pedido_id": str(pedido_id),
-        "estado": estado,
+        "estado": visto['state'],
     }
 
-    if estado == 'SUCCESS':
-        response['resultado'] = info
-    elif estado == 'FAILURE':
-        response['error'] = str(info)
-    elif estado == 'PROGRESS' and isinstance(info, dict):
-        response['progreso'] = info
+    if visto['state'] == 'SUCCESS':
+        response['resultado'] = visto['result']
+    elif visto['state'] == 'FAILURE':
+        response['error'] = visto['error']['message']
+    elif visto['state'] == 'PROGRESS':
+        response['progreso'] = visto['result']
 
     return jsonify(response)
