@@ -20,7 +20,7 @@ help:
 demo: $(VENV)/installed
 	$(BIN)/minicelery demo
 
-test: $(VENV)/installed-dev redis-server rabbitmq-server chromium
+test: $(VENV)/installed-dev redis-server rabbitmq-server postgresql chromium
 	$(BIN)/python -m tests $(ARGS)
 
 check: $(VENV)/installed-dev
@@ -39,12 +39,15 @@ docs: $(VENV)/installed-dev
 clean:
 	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 
-.PHONY: redis-server rabbitmq-server chromium
+.PHONY: redis-server rabbitmq-server postgresql chromium
 redis-server:
 	@.ci/ensure-package redis-server command -v redis-server
 
 rabbitmq-server:
 	@.ci/ensure-package rabbitmq-server test -x /usr/lib/rabbitmq/bin/rabbitmq-server
+
+postgresql:
+	@.ci/ensure-package postgresql sh -c 'ls /usr/lib/postgresql/*/bin/postgres'
 
 chromium:
 	@.ci/ensure-package chromium command -v chromium
