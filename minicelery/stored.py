@@ -150,7 +150,7 @@ class StoredCall:
         """`exists()`: False tells a PENDING of which nothing is stored.
 
         It does not tell whether the call was sent: one that waits in its queue has no record yet,
-        unless `task_track_sent` is set.
+        unless `task_track_sent` is set; with it, also one whose sending has then failed.
         """
         return self.exists()
 
