@@ -68,6 +68,18 @@ async def in_thread(app: Celery, work: Callable[[], T], away: Away | None = None
     return await asyncio.wrap_future(future)
 
 
+def beside_loop(work: Callable[[], T]) -> T:
+    """What `work` returns or raises; done in another thread where an event loop runs in this one.
+
+    For code that refuses to wait where it sees a loop, as Django's does.  The loop stands meanwhile.
+    """
+    import asyncio
+
+    if asyncio._get_running_loop() is None:
+        return work()
+    return _in_thread_of_its_own(work).result()
+
+
 def _turns_of(app: Celery, away: Away | None) -> _Turns:
     with _lock:
         kinds = _turns.setdefault(app, {})
@@ -118,7 +130,7 @@ def _in_thread_of_its_own(work: Callable[[], T]) -> Future[T]:
         finally:
             coroutines.close()  # the event loop of `async def` tasks that have run here
 
-    threading.Thread(target=run, name="minicelery-eager", daemon=True).start()
+    threading.Thread(target=run, name="minicelery-aside", daemon=True).start()
     return future
 
 

@@ -36,6 +36,14 @@ def callers_level() -> int:
     return level
 
 
+def registered(group: str, name: str) -> str | None:
+    """The path of what an installed package calls `name` in that group of entry points."""
+    from importlib.metadata import entry_points
+
+    found = [point.value for point in entry_points(group=group) if point.name == name]
+    return found[0] if found else None
+
+
 def without_celery(error: BaseException) -> str | None:
     """What to do about code written for Celery that can't be imported where Celery is not; None for all else."""
     if not isinstance(error, ModuleNotFoundError) or str(error).startswith("minicelery has no"):

@@ -6,7 +6,6 @@ installed package has registered under the entry point `celery.result_backends`.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
 import importlib.util
@@ -16,19 +15,19 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
-from importlib.metadata import entry_points
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from minicelery import record as documents
 from minicelery import saved_groups, serialization, states
 from minicelery.alias.backends import Backend
+from minicelery.awaiting import beside_loop
 from minicelery.broker.listening import Listener
+from minicelery.broker.polling import PollingListener, watch
 from minicelery.broker.url import mask_url
-from minicelery.contrib.django.results.polling import PollingListener, watch
 from minicelery.exceptions import BackendStoreError, BackendUnavailable, EncodeError, ImproperlyConfigured
 from minicelery.message import Message, Record, short_repr
-from minicelery.modules import without_celery
+from minicelery.modules import registered, without_celery
 from minicelery.result import result_from_tuple
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def open_store(app: Celery, value: str) -> CeleryStore | None:
     name, url = _apart(value)
     if name in DJANGO and not _is_theirs():
         return None
-    path = _registered(name) or (name if "." in name or ":" in name else None)
+    path = registered("celery.result_backends", name) or (name if "." in name or ":" in name else None)
     return None if path is None else CeleryStore(app, _class_at(path, value), url, value)
 
 
@@ -184,24 +183,7 @@ class CeleryStore:
     # -- its code ----------------------------------------------------------------------------
 
     def _do(self, work: Callable[[Any], T]) -> T:
-        """Do it in this thread, or beside it: its code waits, which an event loop must not see."""
-        if asyncio._get_running_loop() is None:
-            return self._done(work)
-        done: list[T] = []
-        failed: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                done.append(self._done(work))
-            except BaseException as error:
-                failed.append(error)
-
-        thread = threading.Thread(target=run, name="minicelery-results")
-        thread.start()
-        thread.join()
-        if failed:
-            raise failed[0]
-        return done[0]
+        return beside_loop(lambda: self._done(work))
 
     def _done(self, work: Callable[[Any], T]) -> T:
         try:
@@ -290,12 +272,6 @@ def _apart(value: str) -> tuple[str, str | None]:
         name, _, url = value.partition("+")
         return name, url
     return scheme, value
-
-
-def _registered(name: str) -> str | None:
-    """The path of the class that an installed package calls so."""
-    found = [point.value for point in entry_points(group="celery.result_backends") if point.name == name]
-    return found[0] if found else None
 
 
 def _is_theirs() -> bool:

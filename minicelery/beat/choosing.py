@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import importlib
 import os
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from minicelery.beat.scheduler import Scheduler
 from minicelery.beat.ticking import TickingScheduler
 from minicelery.exceptions import ImproperlyConfigured
-from minicelery.modules import without_celery
+from minicelery.modules import registered, without_celery
 
 if TYPE_CHECKING:
     from minicelery.app import Celery
 
 _OF_DJANGO = "minicelery.contrib.django.schedulers:DatabaseScheduler"
+_GROUP = "celery.beat_schedulers"
 _CELERYS = ("celery.beat", "minicelery.beat", "minicelery.alias.beat")
 _ITS_CLASSES = ("PersistentScheduler", "Scheduler")
 
@@ -53,7 +53,7 @@ def scheduler_class(app: Celery, named: str | type[Any] | None = None) -> type[A
 def _find(name: str) -> Any:
     path = _of_django() if name == "django" else name
     module, _, attribute = path.replace(":", ".").rpartition(".")
-    if not module and (path := _registered(name) or ""):
+    if not module and (path := registered(_GROUP, name) or ""):
         module, _, attribute = path.replace(":", ".").rpartition(".")
     if module in _CELERYS and attribute in _ITS_CLASSES:
         return Scheduler
@@ -64,15 +64,9 @@ def _find(name: str) -> Any:
         raise ImproperlyConfigured(f"beat_scheduler={name!r}: {error}; {hint}") from error
 
 
-def _registered(name: str) -> str | None:
-    """The path of the class that an installed package calls so."""
-    found = [point.value for point in entry_points(group="celery.beat_schedulers") if point.name == name]
-    return found[0] if found else None
-
-
 def _of_django() -> str:
     """minicelery's schedule in Django's database, unless the project has django-celery-beat in its place."""
-    theirs = _registered("django")
+    theirs = registered(_GROUP, "django")
     if theirs is None or not os.environ.get("DJANGO_SETTINGS_MODULE"):
         return _OF_DJANGO
     importlib.import_module("minicelery.contrib.django.fixup").set_up()

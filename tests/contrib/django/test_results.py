@@ -213,7 +213,7 @@ class Counting:
 
 
 def test_who_waits_looks_ever_more_seldom() -> None:
-    from minicelery.contrib.django.results.polling import PollingListener, watch
+    from minicelery.broker.polling import PollingListener, watch
 
     once, again = Counting(), Counting()
     assert watch(once, ["1"], {}, 1.0) == []

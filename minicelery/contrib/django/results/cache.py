@@ -15,7 +15,7 @@ from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.locmem import LocMemCache
 
 from minicelery.broker.listening import Listener
-from minicelery.contrib.django.results.polling import PollingListener, watch
+from minicelery.broker.polling import PollingListener, watch
 from minicelery.exceptions import BackendUnavailable, ImproperlyConfigured
 from minicelery.message import Message, Record
 from minicelery.states import SUCCESS

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
-import os
 import random
 import re
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,14 +15,16 @@ from django.db.models import Q
 from django.db.utils import Error, InterfaceError, OperationalError
 from django.utils import timezone
 
+from minicelery.awaiting import beside_loop
 from minicelery.broker.listening import Listener
+from minicelery.broker.polling import PollingListener, watch
 from minicelery.contrib.django.connections import borrowed, forget_inherited
 from minicelery.contrib.django.models import GroupResult, TaskResult
 from minicelery.contrib.django.problems import MIGRATE
 from minicelery.contrib.django.results import chords
 from minicelery.contrib.django.results.columns import BINARY, JSON, columns_of, document_of, key_of
-from minicelery.contrib.django.results.polling import PollingListener, watch
 from minicelery.exceptions import BackendUnavailable
+from minicelery.forking import call_in_forked_children
 from minicelery.message import Group, Message, Record
 from minicelery.states import STARTED, SUCCESS
 
@@ -44,7 +43,7 @@ _MISSING = re.compile(
 )
 _BUSY = ("locked", "deadlock", "could not serialize", "lock wait timeout")
 
-os.register_at_fork(after_in_child=forget_inherited)
+call_in_forked_children(forget_inherited)
 
 
 class DatabaseBackend:
@@ -246,25 +245,11 @@ def _alias() -> str:
 
 
 def _persist(alias: str, work: Callable[[], T]) -> T:
-    """Do it in this thread, or beside it, as Django refuses to where an event loop runs."""
-    if asyncio._get_running_loop() is None:
+    def borrowing() -> T:
         with borrowed(alias):
             return _insist(alias, work)
-    done: list[T] = []
-    failed: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            done.append(_persist(alias, work))
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="minicelery-django-db")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]
+    return beside_loop(borrowing)
 
 
 def _insist(alias: str, work: Callable[[], T]) -> T:
