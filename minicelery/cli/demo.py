@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from minicelery.app import Celery
     from minicelery.result import AsyncResult
 
-START = 5.0
+START = 30.0
 """Seconds that the worker may take to run its first task."""
-RUN = 6.0
+RUN = 30.0
 """Seconds that all other tasks together may take."""
 STOP = 3.0
 """Seconds that the worker may take to stop before it is killed."""
@@ -92,6 +92,7 @@ class Screen:
         self.moves = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self.symbols = _UNICODE if ui.can_print("".join(_UNICODE.values())) else _ASCII
         self._status = ""
+        self._quarters: dict[str, int] = {}
 
     def heading(self, title: str, text: str) -> None:
         """The first line."""
@@ -119,14 +120,17 @@ class Screen:
             self._status = text
 
     def progress(self, id: str, call: str, done: int, total: int) -> None:
-        """A bar that moves, or a line for each quarter."""
-        filled = 24 * done // total
-        percent = f"{100 * done // total:3d} %"
+        """A bar that moves, or a line for each of the first three quarters that is done by now."""
         if self.moves:
+            filled = 24 * done // total
             bar = self.symbols["full"] * filled + click.style(self.symbols["empty"] * (24 - filled), dim=True)
+            percent = f"{100 * done // total:3d} %"
             self.status(f"    {click.style(id[:8], dim=True)}  {call.ljust(24)} {bar} {percent}")
-        elif done and done % max(1, total // 4) == 0:
-            ui.say(f"    {id[:8]}  {call.ljust(24)} {percent}")
+            return
+        shown, quarters = self._quarters.get(id, 0), min(3, 4 * done // total)
+        for quarter in range(shown + 1, quarters + 1):
+            ui.say(f"    {id[:8]}  {call.ljust(24)} {25 * quarter:3d} %")
+        self._quarters[id] = max(shown, quarters)
 
 
 @dataclass(slots=True)
@@ -136,6 +140,8 @@ class Sent:
     call: str
     since: float
     scheduled: bool = False
+    parts: int = 0  # of its progress
+    retries: int = 0  # that were shown
 
 
 class Demo:
@@ -162,7 +168,7 @@ class Demo:
         due = time.time() + 1.0
         self._sent(count_words.delay("to be or not to be"), "count_words('to be...')")
         self._sent(deliver.apply_async(("a parcel",)), "deliver('a parcel')")
-        self._sent(resize.apply_async((12,)), "resize(12)")
+        self._sent(resize.apply_async((12,)), "resize(12)", parts=12)
         self._sent(
             remind.apply_async((due,), eta=datetime.fromtimestamp(due, timezone.utc)),
             "remind() in 1 s",
@@ -177,8 +183,8 @@ class Demo:
             f"in {seconds}, from starting the worker to the last result."
         )
 
-    def _sent(self, result: AsyncResult[Any], call: str, *, scheduled: bool = False) -> None:
-        self.open[result.id] = Sent(call, time.monotonic(), scheduled)
+    def _sent(self, result: AsyncResult[Any], call: str, *, scheduled: bool = False, parts: int = 0) -> None:
+        self.open[result.id] = Sent(call, time.monotonic(), scheduled, parts)
         self.tasks += 1
 
     def _burst(self, add: Any) -> None:
@@ -208,18 +214,27 @@ class Demo:
 
     def _show(self, id: str, meta: dict[str, Any]) -> None:
         sent, state, value = self.open[id], meta["status"], meta["result"]
-        if state == states.RETRY:
-            self.retries += 1
-            self.screen.line("again", id, sent.call, f"{value}; again in 0.4 s")
-        elif state == "PROGRESS":
-            self.screen.progress(id, sent.call, value["current"], value["total"])
+        # A state may be replaced before it was seen: what it told is shown with the next one.
+        self._show_retries(id, sent, meta.get("retries", 0) + (state == states.RETRY))
+        if state == "PROGRESS":
+            self.screen.progress(id, sent.call, value["current"], sent.parts)
         elif state == states.SUCCESS:
             del self.open[id]
+            if sent.parts:
+                self.screen.progress(id, sent.call, sent.parts, sent.parts)
             self.screen.status("")
             self._show_done(id, sent, value)
         elif state in states.ENDED:
             self.screen.line("failed", id, sent.call, f"{state}: {value!r}")
             raise self._failed(f"{sent.call} ended as {state}")
+
+    def _show_retries(self, id: str, sent: Sent, count: int) -> None:
+        from minicelery.cli.demo_tasks import lost
+
+        for attempt in range(sent.retries + 1, count + 1):
+            sent.retries = attempt
+            self.retries += 1
+            self.screen.line("again", id, sent.call, f"{lost(attempt)}; again in 0.4 s")
 
     def _show_done(self, id: str, sent: Sent, value: Any) -> None:
         if sent.scheduled:
@@ -287,15 +302,20 @@ def _environment() -> dict[str, str]:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End the worker and all it has started, gently and then not; none is left afterwards."""
     process.terminate()
-    end = time.monotonic() + STOP
+    if not _ends(process, STOP):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        _ends(process, STOP)
+
+
+def _ends(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    end = time.monotonic() + seconds
     # Children outlive a worker that was stopped while it started, until they see that it is gone.
     while process.poll() is None or _group_lives(process.pid):
         if time.monotonic() > end:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return
+            return False
         time.sleep(0.01)
+    return True
 
 
 def _group_lives(group: int) -> bool:

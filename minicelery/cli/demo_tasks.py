@@ -7,7 +7,7 @@ from typing import Any
 
 from minicelery import Celery
 
-app = Celery("demo", set_as_current=False)
+app = Celery("demo", set_as_current=False, result_extended=True)  # results tell of retries
 
 LOST = 2
 """How many attempts of `deliver` fail."""
@@ -27,8 +27,13 @@ def count_words(text: str) -> int:
 def deliver(self: Any, parcel: str) -> str:
     attempt = self.request.retries + 1
     if attempt <= LOST:
-        raise self.retry(exc=ConnectionError(f"attempt {attempt}: nobody at home"), countdown=0.4)
+        raise self.retry(exc=ConnectionError(lost(attempt)), countdown=0.4)
     return f"{parcel} delivered at attempt {attempt}"
+
+
+def lost(attempt: int) -> str:
+    """Why an attempt of `deliver` has failed."""
+    return f"attempt {attempt}: nobody at home"
 
 
 @app.task(name="resize", bind=True)
