@@ -172,13 +172,14 @@ class Fleet:
             threading.Thread(target=target, args=args, daemon=True)
             for target, args in (
                 (self._receiver.capture_on, (self._lost,)),
-                (self._regularly, (self._ask_broker, every)),
-                (self._regularly, (self._ask_workers, EVERY)),
+                (self._regularly, (self._ask_broker, every, every)),
+                (self._regularly, (self._ask_workers, 0.0, EVERY)),
             )
         ]
 
     def start(self) -> None:
-        """Begin to listen, and to ask."""
+        """Ask the broker, and begin to listen and to ask on.  Raises OperationalError."""
+        self._ask_broker()
         for thread in self._threads:
             thread.start()
 
@@ -230,14 +231,14 @@ class Fleet:
 
     # -- asking ----------------------------------------------------------------------------
 
-    def _regularly(self, ask: Callable[[], None], every: float) -> None:
-        while True:
+    def _regularly(self, ask: Callable[[], None], first: float, every: float) -> None:
+        wait = first
+        while not self._stop.wait(wait):
+            wait = every
             try:
                 ask()
             except OperationalError as error:
                 self._problem = str(error)
-            if self._stop.wait(every):
-                return
 
     def _ask_broker(self) -> None:
         broker = self.app.broker

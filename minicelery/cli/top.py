@@ -72,12 +72,11 @@ def top(
 
     app = session.app()
     fleet = Fleet(app, queues, min(interval or 1.0, 1.0), enable=not no_enable_events)
-    app.broker.size(queues[0] if queues else app.conf.task_default_queue)  # so that a wrong URL is told first
-    if not once and not as_json and not has_terminal():
-        session.note("no terminal to draw on: printing once")
-        once = True
     fleet.start()
     try:
+        if not once and not as_json and not has_terminal():
+            session.note("no terminal to draw on: printing once")
+            once = True
         if once or as_json:
             time.sleep(interval or 2.5)  # longer than from one heartbeat to the next
             _print(fleet.view(), as_json)

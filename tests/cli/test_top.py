@@ -159,7 +159,7 @@ def test_a_view_is_made_of_what_is_told(app: Celery) -> None:
         fleet.hear(
             {
                 "type": "worker-heartbeat",
-                "freq": 2.0,
+                "freq": 200.0,
                 "active": 1,
                 "processed": processed,
                 "loadavg": [0.5],
@@ -266,6 +266,15 @@ def test_once_prints_what_there_is_as_text_or_json(app: Celery, capfd: pytest.Ca
     assert "none has been heard of yet" in capfd.readouterr().out
 
 
+def test_a_broker_that_is_slow_to_answer_is_waited_for(
+    app: Celery, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = app.broker.size
+    monkeypatch.setattr(app.broker, "size", lambda queue: time.sleep(0.3) or size(queue))
+    assert main(["top", "--json", "-i", "0.1", "-Q", "one,two"], app=app) == 0
+    assert [row["name"] for row in json.loads(capfd.readouterr().out)["queues"]] == ["one", "two"]
+
+
 def test_without_a_terminal_it_prints_once(app: Celery, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["top", "-i", "0.1"], app=app) == 0
     out, err = capfd.readouterr()
@@ -303,8 +312,9 @@ class Screen:
         return words in self.written.rpartition(b"\x1b[?2026h")[2]
 
     def ended(self) -> bool:
-        self.shows(b"")
-        return self.process.poll() is not None
+        ended = self.process.poll() is not None
+        self.shows(b"")  # all that it has written until then
+        return ended
 
     def is_as_before(self) -> bool:
         """Whether the terminal has its own screen, cursor and keys again."""
@@ -322,17 +332,24 @@ class Screen:
 @pytest.fixture
 def screen(tmp_path: Path, redis_url: str) -> Iterator[Screen]:
     screen = Screen(tmp_path, redis_url)
-    yield screen
-    screen.close()
+    try:
+        wait_until(lambda: screen.shows(b"QUEUE"), timeout=40)
+        yield screen
+    finally:
+        screen.close()
 
 
 def test_it_shows_what_happens_and_q_ends_it(screen: Screen, redis_url: str) -> None:
-    wait_until(lambda: screen.shows(b"QUEUE"))
     with Celery("top", broker=redis_url, set_as_current=False) as app:
         app.send_task("add", (1,))
         heartbeat = {"freq": 2.0, "active": 3, "processed": 70, "loadavg": [0.1, 0.1, 0.1]}
-        app.events.Dispatcher(hostname="w7@test").send("worker-heartbeat", **heartbeat)
-        wait_until(lambda: screen.shows(b"w7@test"))
+        dispatcher = app.events.Dispatcher(hostname="w7@test")
+
+        def is_told_of() -> bool:  # again and again: it may draw before it listens
+            dispatcher.send("worker-heartbeat", **heartbeat)
+            return screen.shows(b"w7@test")
+
+        wait_until(is_told_of)
         wait_until(lambda: screen.shows(b"celery      1 "))
     os.write(screen.master, b"p")
     wait_until(lambda: screen.shows(b"paused"))
@@ -346,7 +363,6 @@ def test_it_shows_what_happens_and_q_ends_it(screen: Screen, redis_url: str) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_leaves_the_terminal_as_it_was(screen: Screen, number: int) -> None:
-    wait_until(lambda: screen.shows(b"QUEUE"))
     screen.process.send_signal(number)
     wait_until(screen.ended)
     assert screen.process.returncode != 0
@@ -354,7 +370,6 @@ def test_a_signal_leaves_the_terminal_as_it_was(screen: Screen, number: int) -> 
 
 
 def test_stopped_by_ctrl_z_it_gives_the_terminal_back_until_it_goes_on(screen: Screen) -> None:
-    wait_until(lambda: screen.shows(b"QUEUE"))
     screen.process.send_signal(signal.SIGTSTP)
 
     def stopped() -> bool:
