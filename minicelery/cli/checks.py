@@ -256,12 +256,10 @@ def _results(app: Celery) -> Iterator[Finding]:
 
 
 def _timed(subject: str, url: str, ask: Callable[[], object]) -> Finding:
-    """Reach a server twice: the first time it also connects."""
+    """Reach a server: the first time it also connects, and of three further ones the quickest counts."""
     try:
         ask()
-        began = time.perf_counter()
-        ask()
-        took = time.perf_counter() - began
+        took = min(_span(ask) for _ in range(3))
     except MiniCeleryError as error:
         return Finding("error", subject, *_parts(error))
     text = f"{url} answers in {ui.duration(took) if took >= 0.0005 else '< 1 ms'}"
@@ -270,6 +268,12 @@ def _timed(subject: str, url: str, ask: Callable[[], object]) -> Finding:
             "warning", subject, text, "each task costs about two such trips; is it far away, or busy?"
         )
     return Finding("ok", subject, text)
+
+
+def _span(ask: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    ask()
+    return time.perf_counter() - began
 
 
 def _queues(app: Celery) -> Iterator[Finding]:

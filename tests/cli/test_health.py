@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from minicelery import Celery, vitals
+from minicelery.cli import checks
 from tests.cli.conftest import Project, Ran, reject, send
 from tests.waiting import wait_until
 
@@ -123,7 +125,7 @@ def test_health_needs_neither_the_app_nor_a_client_library(own_run_folder: Path)
 
 def test_what_dead_workers_have_left_is_removed_by_the_next_one(own_run_folder: Path) -> None:
     own_run_folder.mkdir(mode=0o700)
-    for name in ("4194303.json", "4194303.new", "names-abc.json", f"{os.getpid()}.json"):
+    for name in ("4194304.json", "4194304.new", "names-abc.json", f"{os.getpid()}.json"):
         (own_run_folder / name).write_text("{}")
     vitals.Vitals(os.getpid(), {})
     assert sorted(path.name for path in own_run_folder.iterdir()) == sorted(
@@ -135,9 +137,26 @@ def test_what_dead_workers_have_left_is_removed_by_the_next_one(own_run_folder: 
 
 
 def test_doctor_finds_nothing_wrong_with_a_plain_app(app: Celery, run: Run) -> None:
-    ran = run("-q", "-A", "tasks", "doctor")
+    ran = run("-q", "-A", "tasks", "doctor", "--json")
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out.endswith("no errors, no warnings\n") or "root" in ran.out
+    # Who runs it, and how many files he may open, is not the app's.
+    found = [one for one in json.loads(ran.out)["findings"] if one["subject"] not in ("user", "limits")]
+    assert [one for one in found if one["level"] not in ("ok", "note")] == []
+    assert {one["subject"] for one in found} >= {"settings", "tasks", "broker", "results", "queues", "workers"}
+    assert run("-q", "-A", "tasks", "doctor").out.splitlines()[-1].startswith("no errors, ")
+
+
+@pytest.mark.parametrize(
+    ("trips", "level", "text"),
+    [((5.0, 0.02, 7.0), "ok", "answers in 20 ms"), ((5.0, 0.2, 7.0), "warning", "answers in 200 ms")],
+)
+def test_one_slow_trip_does_not_make_a_server_slow(
+    monkeypatch: pytest.MonkeyPatch, trips: tuple[float, ...], level: str, text: str
+) -> None:
+    readings = iter([at for trip in trips for at in (0.0, trip)])
+    monkeypatch.setattr(checks, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
+    finding = checks._timed("broker", "far://away", lambda: None)
+    assert (finding.level, finding.text) == (level, f"far://away {text}")
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_the_pid_file_of_a_living_process_is_refused(
     assert (ran.code, f"process {os.getpid()} is running already" in ran.err) == (1, True)
 
 
-@pytest.mark.parametrize("text", ["", "4194303\n", "9" * 30])
+@pytest.mark.parametrize("text", ["", "4194304\n", "9" * 30])
 def test_the_pid_file_of_a_dead_process_is_replaced(
     project: Project, run: Run, asked: dict[str, Any], text: str
 ) -> None:
@@ -162,7 +162,7 @@ def test_a_worker_runs_tasks_until_it_is_stopped(project: Project, run: Run, poo
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": home}
     ) as worker:
         try:
-            ran = run("call", "-A", "tasks", "tasks.add", "2", "2", "--wait=10", "-q")
+            ran = run("call", "-A", "tasks", "tasks.add", "2", "2", "--wait=40", "-q")
             assert ran == Ran(0, "4\n", "")
         finally:
             worker.send_signal(signal.SIGTERM)
