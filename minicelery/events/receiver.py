@@ -86,9 +86,10 @@ class Receiver:
             heard = time.monotonic()
             while not self.should_stop:
                 left = PATIENCE if timeout is None else heard + timeout - time.monotonic()
-                if left <= 0:
+                letters = listening.take(max(0.0, min(PATIENCE, left)))
+                if left <= 0 and not letters:  # none waits that came while this could not run
                     raise TimeoutError(f"no event has come for {timeout:g} s")
-                for letter in listening.take(min(PATIENCE, left)):
+                for letter in letters:
                     heard = time.monotonic()
                     self._receive(letter)
                     yield

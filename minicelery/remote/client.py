@@ -127,12 +127,14 @@ class Control:
     ) -> list[dict[str, Any]]:  # fmt: skip
         found: list[dict[str, Any]] = []
         enough = MOST_REPLIES if limit is None else limit
-        end = _end(timeout)
-        while len(found) < enough and (left := end - time.monotonic()) > 0:
-            letters = listening.take(min(left, 60.0))
-            for letter in letters[:]:
+        end, over = _end(timeout), False
+        while len(found) < enough and not over:
+            left = end - time.monotonic()
+            over = left <= 0  # after one more look: who could not run all the time has replies waiting
+            for letter in listening.take(max(0.0, min(left, 60.0))):
                 if (reply := self._reply(letter, ticket)) is not None and len(found) < enough:
                     found.append(reply)
+                    over = False
                     end = _end(timeout if quiet is None or timeout is None else min(quiet, timeout))
                     if callback is not None:
                         callback(reply)

@@ -142,7 +142,14 @@ def test_doctor_finds_nothing_wrong_with_a_plain_app(app: Celery, run: Run) -> N
     # Who runs it, and how many files he may open, is not the app's.
     found = [one for one in json.loads(ran.out)["findings"] if one["subject"] not in ("user", "limits")]
     assert [one for one in found if one["level"] not in ("ok", "note")] == []
-    assert {one["subject"] for one in found} >= {"settings", "tasks", "broker", "results", "queues", "workers"}
+    assert {one["subject"] for one in found} >= {
+        "settings",
+        "tasks",
+        "broker",
+        "results",
+        "queues",
+        "workers",
+    }
     assert run("-q", "-A", "tasks", "doctor").out.splitlines()[-1].startswith("no errors, ")
 
 

@@ -56,11 +56,12 @@ def sent_by(app: Celery, act: Any) -> dict[str, Any]:
 def test_a_request_is_written_as_celery_writes_it(name: str) -> None:
     captured = CAPTURED[name]
     request = decode_request(captured["request"])
+    before = time.time()
     letter = encode_request(request, captured["headers"]["clock"], 1.0)
     assert json.loads(letter.body) == captured["request"]
     assert (letter.exchange, letter.routing_key, letter.persistent) == ("celery.pidbox", "", True)
     assert letter.headers["clock"] == captured["headers"]["clock"]
-    assert abs(letter.headers["expires"] - time.time() - 1.0) < 0.5
+    assert before <= letter.headers["expires"] - 1.0 <= time.time()
 
 
 @pytest.mark.parametrize("name", ANSWERED)
@@ -180,16 +181,22 @@ def test_patterns_match_as_celerys_do(pattern: str, matcher: str, expected: bool
     "pattern", ["(a+)+$", "(a|a)*b", "(.*)*x", "a?" * 30 + "a" * 30, "(ab|b)" * 30, ".*.*.*.*x", "(", r"(a)\1", "[", "x" * 300]
 )  # fmt: skip
 def test_a_pattern_that_could_hold_a_worker_up_is_refused_at_once(pattern: str) -> None:
-    began = time.monotonic()
-    with pytest.raises(ValueError, match="pattern="):
-        matches("a" * LONGEST_PATTERN, pattern, "pcre")
-    assert time.monotonic() - began < 1.0
+    def span() -> float:
+        began = time.thread_time()
+        with pytest.raises(ValueError, match="pattern="):
+            matches("a" * LONGEST_PATTERN, pattern, "pcre")
+        return time.thread_time() - began
+
+    assert any(span() < 0.2 for _ in range(3))
 
 
 def test_the_slowest_pattern_that_is_accepted_is_quick_enough() -> None:
-    began = time.monotonic()
-    matches("a" * 100, ".*a.*a.*x", "pcre")
-    assert time.monotonic() - began < 1.0
+    def span() -> float:
+        began = time.thread_time()
+        matches("a" * 100, ".*a.*a.*x", "pcre")
+        return time.thread_time() - began
+
+    assert any(span() < 1.0 for _ in range(3))
 
 
 def test_a_reply_that_json_cannot_carry_is_sent_as_text() -> None:
@@ -242,8 +249,24 @@ def test_nobody_answering_is_none_for_inspect_and_no_replies_for_control(app: Ce
 
 def test_where_the_broker_tells_that_nobody_listens_nobody_waits(app: Celery) -> None:
     began = time.monotonic()
-    assert app.control.ping(timeout=20) == []
-    assert time.monotonic() - began < 1.0
+    assert app.control.ping(timeout=60) == []
+    assert time.monotonic() - began < 30
+
+
+def test_a_reply_that_has_come_counts_however_late_its_asker_looks(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post = app.broker.post
+    with post.listen([requests_box("w1@host1")]) as listening:
+
+        def send_and_answer(letters: Any, send: Any = post.send) -> Any:
+            heard = send(letters)
+            requests = [decode_request(letter.content) for letter in listening.take(0.0)]
+            send([encode_reply("w1@host1", {"ok": "pong"}, request, 1) for request in requests])
+            return heard
+
+        monkeypatch.setattr(post, "send", send_and_answer)
+        assert app.control.ping(timeout=0) == [{"w1@host1": {"ok": "pong"}}]
 
 
 def test_two_workers_of_one_name_are_told_of() -> None:
