@@ -157,6 +157,8 @@ class Watched(Changes):
     """The same, told by the system."""
 
     def __init__(self, folders: Sequence[Path], watchfiles: Any) -> None:
+        super().__init__(folders)
+        self._tells = False  # it begins to with the first look
         self._found = watchfiles.watch(
             *folders, watch_filter=lambda _, path: is_watched(Path(path)), rust_timeout=int(EVERY * 1000),
             yield_on_timeout=True, raise_interrupt=False,
@@ -164,7 +166,11 @@ class Watched(Changes):
 
     def wait(self, seconds: float) -> list[str]:
         """See `Changes`; waits `EVERY` seconds."""
-        return sorted(path for _, path in next(self._found, ()))
+        changed = {path for _, path in next(self._found, ())}
+        if not self._tells:
+            self._tells = True
+            changed.update(super().wait(0.0))
+        return sorted(changed)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,9 @@ class Project:
     def write(self, name: str, text: str) -> Path:
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        draft = file.with_suffix(".draft")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(file)  # in one step: what watches it never sees a part of it
         return file
 
     def write_tasks(self) -> Path:
