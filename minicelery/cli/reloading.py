@@ -157,11 +157,12 @@ class Watched(Changes):
     """The same, told by the system."""
 
     def __init__(self, folders: Sequence[Path], watchfiles: Any) -> None:
+        folders = [folder.resolve() for folder in folders]  # as it names what has changed
         super().__init__(folders)
         self._tells = False  # it begins to with the first look
         self._found = watchfiles.watch(
-            *folders, watch_filter=lambda _, path: is_watched(Path(path)), rust_timeout=int(EVERY * 1000),
-            yield_on_timeout=True, raise_interrupt=False,
+            *folders, watch_filter=lambda _, path: is_watched(Path(path), folders),
+            rust_timeout=int(EVERY * 1000), yield_on_timeout=True, raise_interrupt=False,
         )  # fmt: skip
 
     def wait(self, seconds: float) -> list[str]:
@@ -201,10 +202,11 @@ def stamps(folders: Sequence[Path]) -> Stamps:
     return found
 
 
-def is_watched(path: Path) -> bool:
-    """Whether a change of the file matters."""
-    return path.name.endswith(SUFFIXES) and not any(
-        part in PASSED_OVER or part.startswith(".") for part in path.parts[1:-1]
+def is_watched(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether a change of the file, below one of the folders, matters; where they are does not."""
+    below = [path.relative_to(folder).parts[:-1] for folder in folders if path.is_relative_to(folder)]
+    return path.name.endswith(SUFFIXES) and any(
+        not any(part in PASSED_OVER or part.startswith(".") for part in parts) for parts in below
     )
 
 

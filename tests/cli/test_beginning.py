@@ -171,6 +171,19 @@ def test_the_system_tells_of_the_same_changes_where_it_is_asked(tmp_path: Path) 
         assert wait_until(lambda: changes.wait(0.0)) == [str(tmp_path / "a.py")]
 
 
+def test_a_project_may_be_in_a_folder_that_is_passed_over_within_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("watchfiles")
+    monkeypatch.chdir(tmp_path)
+    folder = Path("build", ".work")
+    folder.mkdir(parents=True)
+    with reloading.watch([folder]) as changes:
+        assert changes.wait(0.0) == []
+        (folder / "a.py").write_text("")
+        assert wait_until(lambda: changes.wait(0.0)) == [str(tmp_path / folder / "a.py")]
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_a_change_before_the_first_look_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
