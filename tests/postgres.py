@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.servers import free_port
 from tests.waiting import wait_until
 
 USER = "postgres"
@@ -55,8 +55,7 @@ class PostgresServer:
                 [place / "initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", "-N"],
                 stdout=log, stderr=log, check=True, timeout=60, **who,
             )  # fmt: skip
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                self.port = probe.getsockname()[1]
+        self.port = free_port()
         self._command = [
             place / "postgres", "-D", data, "-p", str(self.port), "-k", self._folder, "-h", "127.0.0.1",
             "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off",

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.servers import _free_port
+from tests.servers import free_port
 from tests.waiting import wait_until
 
 # The scripts themselves: those in /usr/sbin change to the user `rabbitmq`.
@@ -76,8 +76,8 @@ class RabbitServer:
             self._launch()
             return self
         for _ in range(3):  # another process may take a free port before the server does
-            self.port, self.tls_port = _free_port(), _free_port()
-            self._epmd_port, self._distribution_port = _free_port(), _free_port()
+            self.port, self.tls_port = free_port(), free_port()
+            self._epmd_port, self._distribution_port = free_port(), free_port()
             try:
                 self._launch()
                 return self
@@ -117,7 +117,7 @@ class RabbitServer:
             raise RuntimeError(f"rabbitmqctl {arguments[0]} failed:\n{done.stdout}{done.stderr}")
         return done.stdout
 
-    def eval(self, expression: str, timeout: float = 10.0) -> str:
+    def eval(self, expression: str, timeout: float = 30.0) -> str:
         """The value of an Erlang expression in the server, as Erlang writes it; takes a millisecond.
 
         Where the expression fails, the value is a tuple that begins with error, exit or throw.
@@ -156,6 +156,12 @@ class RabbitServer:
         self._do(
             f"rabbit_auth_backend_internal:add_user({_binary(name)}, {_binary(password)}, {_binary('test')})"
         )
+
+    def count(self, vhost: str, queue: str, what: str = "messages") -> int:
+        """A number that it has of a queue: messages, messages_ready, messages_unacknowledged."""
+        name = f"rabbit_misc:r({_binary(vhost)}, queue, {_binary(queue)})"
+        found = self.eval(f"rabbit_amqqueue:info(element(2, rabbit_amqqueue:lookup({name})), [{what}])")
+        return int(found.strip("[{}]").split(",")[1])
 
     def close_connections(self) -> None:
         """Close every client's connection as an operator would: with reply code 320, CONNECTION_FORCED."""

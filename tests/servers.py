@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -52,7 +54,7 @@ class RedisServer:
             self._launch()
             return self
         for _ in range(5):  # another process may take the free port before the server does
-            self.port = _free_port()
+            self.port = free_port()
             try:
                 self._launch()
                 return self
@@ -76,7 +78,7 @@ class RedisServer:
         self._end(signal.SIGTERM)
         return self.start()
 
-    def command(self, *parts: str, timeout: float = 2.0) -> bytes:
+    def command(self, *parts: str, timeout: float = 20.0) -> bytes:
         """Send one command on a connection of its own; the first bytes of the reply."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
             if password := self.config.get("requirepass"):
@@ -96,12 +98,12 @@ class RedisServer:
             self._process = subprocess.Popen(
                 [REDIS, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        end = time.monotonic() + 10
+        end = time.monotonic() + 20
         while time.monotonic() < end and self._process.poll() is None:
             try:
                 # A server that loads its file answers -LOADING; a stranger on the port is not this pid.
-                mine = f"process_id:{self.pid}\r".encode() in self.command("INFO", "server")
-                if mine and self.command("PING").startswith(b"+PONG"):
+                mine = f"process_id:{self.pid}\r".encode() in self.command("INFO", "server", timeout=2.0)
+                if mine and self.command("PING", timeout=2.0).startswith(b"+PONG"):
                     return
             except OSError:
                 pass
@@ -128,8 +130,13 @@ def _packed(*parts: str) -> bytes:
     )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def free_port() -> int:
+    """A port of the loopback that nobody has, and that the kernel gives to nobody who asks for any.
+
+    One of those could be a connection's while its server is down, or that of a test beside this one.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

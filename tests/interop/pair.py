@@ -234,10 +234,7 @@ class Pair:
     def on_queue(self, what: str, queue: str | None = None) -> int:
         """A number that RabbitMQ has of a queue: messages_ready, messages_unacknowledged."""
         server: RabbitServer = self.site.server
-        vhost = f"interop-{self.site.place.name}"
-        name = f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue or self.queue}">>)'
-        found = server.eval(f"rabbit_amqqueue:info(element(2, rabbit_amqqueue:lookup({name})), [{what}])")
-        return int(found.strip("[{}]").split(",")[1])
+        return server.count(f"interop-{self.site.place.name}", queue or self.queue, what)
 
     def stored(self, id: str) -> bool:
         """Whether there is a result of that id."""
