@@ -37,9 +37,9 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self._stopped = True
         self._flowing.set()
+        self._thread.join(5)  # before the rest: it may be making a connection
         self._listener.close()
         self.cut()
-        self._thread.join(5)
 
     def stall(self) -> None:
         """Pass nothing on, in either direction, until `flow`."""
@@ -48,7 +48,8 @@ class Proxy:
     def flow(self) -> None:
         """Everything works again."""
         self._losing = False
-        self._left = None
+        with self._lock:
+            self._left = None
         self._flowing.set()
 
     def lose_replies(self) -> None:
@@ -57,7 +58,8 @@ class Proxy:
 
     def cut_reply_after(self, count: int) -> None:
         """Let `count` more bytes of answers pass, then close that connection; once."""
-        self._left = count
+        with self._lock:
+            self._left = count
 
     def cut(self) -> None:
         """Close every connection."""
@@ -68,6 +70,18 @@ class Proxy:
                 with contextlib.suppress(OSError):
                     side.shutdown(socket.SHUT_RDWR)
                 side.close()
+
+    def _taken(self, data: bytes) -> tuple[bytes, bool]:
+        """What passes of an answer, and whether its connection is cut after that."""
+        with self._lock:
+            if self._left is None:
+                return data, False
+            passed = data[: self._left]
+            self._left -= len(passed)
+            cut = self._left == 0
+            if cut:
+                self._left = None
+            return passed, cut
 
     def _accept(self) -> None:
         while not self._stopped:
@@ -94,16 +108,10 @@ class Proxy:
                 if is_reply and self._losing:
                     self.lost += len(data)
                     continue
-                if is_reply and self._left is not None:
-                    passed, self._left = (
-                        data[: self._left],
-                        None if len(data) >= self._left else self._left - len(data),
-                    )
-                    sink.sendall(passed)
-                    if self._left is None:
-                        break
-                    continue
-                sink.sendall(data)
+                passed, cut = self._taken(data) if is_reply else (data, False)
+                sink.sendall(passed)
+                if cut:
+                    break
         for side in (source, sink):
             with contextlib.suppress(OSError):
                 side.shutdown(socket.SHUT_RDWR)
