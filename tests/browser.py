@@ -155,7 +155,7 @@ class Browser:
     def wait_for(self, script: str, timeout: float = 30.0) -> Any:
         """The first truthy value of the expression; AssertionError with the page's text after `timeout`."""
         end = time.monotonic() + timeout
-        while not (value := self.run(script)):
+        while not (value := self._run_if_there(script)):
             if time.monotonic() > end:
                 raise AssertionError(
                     f"not within {timeout} s: {script}, last value {value!r}; the page {self.run('location.href')} "
@@ -163,6 +163,14 @@ class Browser:
                 )
             time.sleep(0.05)
         return value
+
+    def _run_if_there(self, script: str) -> Any:
+        try:
+            return self.run(script)
+        except RuntimeError:  # asked of a page that was just left, unless the browser itself has ended
+            if self._process.poll() is not None:
+                raise
+            return None
 
     def text(self, selector: str = "body") -> str:
         """The text that a reader sees there."""
