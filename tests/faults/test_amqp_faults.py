@@ -33,7 +33,8 @@ from minicelery.message import Outcome, Verdict
 from tests.conformance.messages import acked, call, drain, ids
 from tests.proxy import Proxy
 from tests.rabbit import RabbitServer
-from tests.waiting import wait_until
+from tests.servers import free_port
+from tests.waiting import wait_until, within
 from tests.worker.conftest import staged
 from tests.worker.harness import Stage
 
@@ -50,7 +51,9 @@ def broker(rabbit_url: str) -> Iterator[AMQPBroker]:
 def channel(rabbit_url: str) -> Iterator[Any]:
     """A channel of a client that is not ours."""
     connection = pika.BlockingConnection(pika.URLParameters(rabbit_url))
-    yield connection.channel()
+    channel = connection.channel()
+    channel.confirm_delivery()  # what it has published is there
+    yield channel
     with contextlib.suppress(pika.exceptions.AMQPError):  # a test may have closed it
         connection.close()
 
@@ -102,11 +105,11 @@ def short_of_memory(server: RabbitServer, broker: AMQPBroker) -> None:
     def refused() -> bool:
         try:
             broker.publish([call("filler", queue="filler")], deadline=0.2)
-        except BrokerUnavailable:
-            return True
+        except BrokerUnavailable as error:
+            return "takes no messages at present" in str(error)
         return False
 
-    wait_until(refused)
+    wait_until(refused, 30)
 
 
 def at_port(url: str, port: int) -> str:
@@ -119,14 +122,18 @@ def specs(*queues: QueueSpec) -> Any:
     return lambda name: known.get(name) or plain_queue(name)
 
 
-def failure(url: str, deadline: float | None = None, **options: Any) -> str:
-    """The text of the error that a publish to `url` ends with, in time."""
-    with contextlib.closing(next(opened(url, **options))) as broker:
-        began = time.monotonic()
-        with pytest.raises(OperationalError) as caught:
-            broker.publish([call("m")], deadline=deadline)
-        assert time.monotonic() - began < (DEADLINE if deadline is None else deadline) + 2
-    return str(caught.value)
+def failure(url: str, deadline: float | None = None, *, seconds: float = DEADLINE + 2, **options: Any) -> str:
+    """The text of the error that a publish to `url` ends with, within `seconds`; without `deadline` at once."""
+
+    def publish() -> str:
+        with (
+            contextlib.closing(next(opened(url, **options))) as broker,
+            pytest.raises(OperationalError) as caught,
+        ):
+            broker.publish([call("m")], deadline=deadline, attempts=1 if deadline is None else None)
+        return str(caught.value)
+
+    return within(seconds if deadline is None else deadline + 2, publish)
 
 
 class Listener:
@@ -153,7 +160,7 @@ class Listener:
 
     def _serve(self) -> None:
         while not self._stopped:
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(OSError):  # nobody came, or did not wait for the answer
                 connection, _ = self._socket.accept()
                 self.connections.append(connection)
                 connection.sendall(self._answer)
@@ -161,25 +168,19 @@ class Listener:
                     connection.shutdown(socket.SHUT_WR)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
-
-
 # -- nobody there, or somebody else ------------------------------------------------------------
 
 
 def test_a_port_where_nobody_listens_is_reported_with_a_hint() -> None:
     port = free_port()
-    text = failure(f"amqp://me:{SECRET}@127.0.0.1:{port}//", deadline=1.0)
+    text = failure(f"amqp://me:{SECRET}@127.0.0.1:{port}//")
     assert f"amqp://me:**@127.0.0.1:{port}" in text
     assert "connection refused" in text and "broker_url" in text
     assert SECRET not in text
 
 
 def test_a_host_that_does_not_exist_is_reported() -> None:
-    text = failure(f"amqp://me:{SECRET}@no-such-host.invalid//", deadline=1.0)
+    text = failure(f"amqp://me:{SECRET}@no-such-host.invalid//")
     assert "no-such-host.invalid" in text and "broker_url" in text
     assert SECRET not in text
 
@@ -196,12 +197,17 @@ def test_connecting_takes_no_longer_than_the_connect_timeout() -> None:
         Listener() as silent,
         contextlib.closing(next(opened(f"amqp://127.0.0.1:{silent.port}", connect_timeout=0.3))) as broker,
     ):
-        began = time.monotonic()
-        with pytest.raises(BrokerUnavailable, match="no answer in time"):
-            broker.publish([call("m")], attempts=1)
-        with pytest.raises(BrokerUnavailable, match="no answer in time"):
-            broker.consumer(["q"], "a", None).swap((), 1, 5)
-        assert time.monotonic() - began < 4
+
+        def publish() -> None:
+            with pytest.raises(BrokerUnavailable, match="no answer in time"):
+                broker.publish([call("m")], attempts=1)
+
+        def consume() -> None:
+            with pytest.raises(BrokerUnavailable, match="no answer in time"):
+                broker.consumer(["q"], "a", None).swap((), 1, 5)
+
+        within(2, publish)
+        within(2, consume)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +228,7 @@ def test_connecting_takes_no_longer_than_the_connect_timeout() -> None:
 )  # fmt: skip
 def test_a_port_that_speaks_something_else_is_reported(answer: bytes, words: str) -> None:
     with Listener(answer, end=True) as other:
-        text = failure(f"amqp://me:{SECRET}@127.0.0.1:{other.port}//", deadline=0.5)
+        text = failure(f"amqp://me:{SECRET}@127.0.0.1:{other.port}//")
     assert words in text and f"127.0.0.1:{other.port}" in text
     assert SECRET not in text
 
@@ -239,9 +245,8 @@ def test_a_port_that_promises_an_endless_frame_is_given_up_in_time() -> None:
 def test_a_wrong_password_is_reported_at_once_without_quoting_it(
     rabbit_server: RabbitServer, login: str
 ) -> None:
-    began = time.monotonic()
-    text = failure(rabbit_server.url(password=SECRET), login_method=login)
-    assert time.monotonic() - began < 3  # the server itself waits a second
+    # The server itself waits a second.
+    text = failure(rabbit_server.url(password=SECRET), login_method=login, seconds=3)
     assert "user:password" in text and f"127.0.0.1:{rabbit_server.port}" in text
     assert SECRET not in text
 
@@ -251,9 +256,7 @@ def test_a_login_method_that_the_server_does_not_offer_is_reported(rabbit_url: s
 
 
 def test_an_unknown_virtual_host_is_reported_at_once(rabbit_server: RabbitServer) -> None:
-    began = time.monotonic()
-    text = failure(rabbit_server.url("nowhere"))
-    assert time.monotonic() - began < 4
+    text = failure(rabbit_server.url("nowhere"), seconds=4)
     assert "'nowhere'" in text and "add_vhost" in text
 
 
@@ -279,12 +282,12 @@ def test_a_user_who_may_not_declare_is_reported(rabbit_server: RabbitServer, rab
 
 
 def test_a_client_without_tls_is_told_so_by_a_tls_port(rabbit_server: RabbitServer) -> None:
-    text = failure(at_port(rabbit_server.url(), rabbit_server.tls_port), deadline=1.0)
+    text = failure(at_port(rabbit_server.url(), rabbit_server.tls_port))
     assert "amqps://" in text and str(rabbit_server.tls_port) in text
 
 
 def test_a_client_with_tls_is_told_so_by_a_plain_port(rabbit_server: RabbitServer) -> None:
-    text = failure(rabbit_server.url().replace("amqp:", "amqps:"), deadline=1.0)
+    text = failure(rabbit_server.url().replace("amqp:", "amqps:"))
     assert "check that the port speaks TLS" in text
 
 
@@ -315,21 +318,23 @@ def test_an_exchange_that_exists_with_another_type_is_reported(broker: AMQPBroke
 
 
 def test_a_name_that_amqp_has_no_room_for_is_reported_at_once(broker: AMQPBroker) -> None:
-    began = time.monotonic()
-    with pytest.raises((OperationalError, ValueError), match=r"ShortStringTooLong|255") as caught:
-        broker.publish([call("m", queue="q" * 256)])
-    with pytest.raises(OperationalError, match="can't carry"):
-        broker.consumer(["q" * 256], "a", None).swap((), 1, 0)
-    assert not isinstance(caught.value, BrokerUnavailable)
-    assert time.monotonic() - began < 4
+    def publish() -> None:
+        with pytest.raises((OperationalError, ValueError), match=r"ShortStringTooLong|255") as caught:
+            broker.publish([call("m", queue="q" * 256)])
+        assert not isinstance(caught.value, BrokerUnavailable)
+
+    def consume() -> None:
+        with pytest.raises(OperationalError, match="can't carry"):
+            broker.consumer(["q" * 256], "a", None).swap((), 1, 0)
+
+    within(4, publish)
+    within(4, consume)
     broker.publish([call("m")])
 
 
 def test_an_argument_that_amqp_cannot_carry_is_reported_at_once(rabbit_url: str) -> None:
     queue = replace(plain_queue("q"), arguments={"x-odd": object()})
-    began = time.monotonic()
-    assert "can't carry" in failure(rabbit_url, spec_of=specs(queue))
-    assert time.monotonic() - began < 4
+    assert "can't carry" in failure(rabbit_url, spec_of=specs(queue), seconds=4)
 
 
 def test_a_message_that_amqp_cannot_carry_leaves_the_connection_in_use(broker: AMQPBroker) -> None:
@@ -409,13 +414,15 @@ def test_a_message_larger_than_the_server_takes_is_reported_and_the_next_one_sen
     private_rabbit.eval("application:set_env(rabbit, max_message_size, 1000000)")
     private_rabbit.eval("persistent_term:put(max_message_size, 1000000)")
     with contextlib.closing(next(opened(private_rabbit.url()))) as broker:
-        for _ in range(2):
-            began = time.monotonic()
+
+        def publish() -> None:
             with pytest.raises(
                 OperationalError, match=r"message size .* is larger than .*1000000.*reference"
             ):
                 broker.publish([call("m", body=b"x" * 3_000_000)])
-            assert time.monotonic() - began < 4
+
+        for _ in range(2):
+            within(4, publish)
         broker.publish([call("n")])
         assert broker.size("q") == 1
 
@@ -425,11 +432,13 @@ def test_a_full_queue_is_reported_and_used_again_when_there_is_room(rabbit_url: 
     queue = replace(plain_queue("q"), arguments=arguments)
     with contextlib.closing(next(opened(rabbit_url, spec_of=specs(queue)))) as broker:
         broker.publish([call("1"), call("2")])
-        began = time.monotonic()
-        with pytest.raises(OperationalError, match="queue 'q' is full") as caught:
-            broker.publish([call("3")])
-        assert "127.0.0.1" in str(caught.value)
-        assert time.monotonic() - began < 4
+
+        def publish() -> None:
+            with pytest.raises(OperationalError, match="queue 'q' is full") as caught:
+                broker.publish([call("3")])
+            assert "127.0.0.1" in str(caught.value)
+
+        within(4, publish)
         assert broker.purge("q") == 2
         broker.publish([call("4")])
         assert broker.size("q") == 1
@@ -444,12 +453,14 @@ def test_a_server_short_of_memory_is_reported_as_such_and_used_again_after(
 ) -> None:
     alarmed.publish([call("before")])
     short_of_memory(private_rabbit, alarmed)
-    for _ in range(2):
-        began = time.monotonic()
+
+    def publish() -> None:
         with pytest.raises(BrokerUnavailable, match=r"takes no messages at present: low on memory") as caught:
             alarmed.publish([call("during", body=b"x" * size)], deadline=1.0)
-        assert time.monotonic() - began < 4
         assert f"127.0.0.1:{private_rabbit.port}" in str(caught.value)
+
+    for _ in range(2):
+        within(4, publish)
     private_rabbit.clear_memory_alarm()
     alarmed.publish([call("after")])
     consumer = alarmed.consumer(["q"], "a", None)
@@ -464,9 +475,9 @@ def test_a_publish_that_waits_for_memory_goes_on_when_there_is_some(
     alarmed.publish([call("before")])
     short_of_memory(private_rabbit, alarmed)
     timer = threading.Timer(0.7, private_rabbit.clear_memory_alarm)
-    timer.start()
     began = time.monotonic()
-    alarmed.publish([call("during")], deadline=4.0)
+    timer.start()
+    alarmed.publish([call("during")], deadline=30.0)
     assert time.monotonic() - began > 0.6
     timer.join()
     assert alarmed.size("q") == 2
@@ -481,7 +492,7 @@ def test_a_consumer_goes_on_while_the_server_is_short_of_memory(
     short_of_memory(private_rabbit, alarmed)
     found = ids(first)
     while len(found) < 20:
-        fresh = consumer.swap(acked(first), 4, 2.0)
+        fresh = consumer.swap(acked(first), 4, 10.0)
         assert fresh
         found += ids(fresh)
         first = fresh
@@ -518,9 +529,7 @@ def test_a_publish_whose_confirm_is_cut_arrives_at_least_once(
 ) -> None:
     through.publish([call("first")])
     proxy.cut_reply_after(passed)
-    began = time.monotonic()
-    through.publish([call(f"{number}") for number in range(3)])
-    assert time.monotonic() - began < DEADLINE
+    through.publish([call(f"{number}") for number in range(3)])  # within its own deadline
     proxy.flow()
     found = drain_foreign(channel, "q")
     assert set(found) == {"first", "0", "1", "2"}
@@ -537,12 +546,14 @@ def drain_foreign(channel: Any, queue: str) -> list[str]:
 def test_a_publish_whose_confirms_are_lost_is_reported_within_its_deadline(
     through: AMQPBroker, proxy: Proxy, channel: Any
 ) -> None:
-    through.publish([call("first")])
-    proxy.lose_replies()
-    began = time.monotonic()
-    with pytest.raises(BrokerUnavailable, match="not confirmed"):
-        through.publish([call("m")], deadline=0.7)
-    assert time.monotonic() - began < 4
+    def publish() -> None:
+        proxy.flow()
+        through.publish([call("first")])
+        proxy.lose_replies()
+        with pytest.raises(BrokerUnavailable, match="not confirmed"):
+            through.publish([call("m")], deadline=0.7)
+
+    within(4, publish)
     proxy.flow()
     through.publish([call("n")])
     assert set(drain_foreign(channel, "q")) == {"first", "m", "n"}
@@ -553,11 +564,13 @@ def test_a_publish_to_a_server_that_stalls_is_reported_within_its_deadline(
 ) -> None:
     through.publish([call("first")])
     proxy.stall()
-    for body in (b"[]", b"x" * 20_000_000):
-        began = time.monotonic()
+
+    def publish(body: bytes) -> None:
         with pytest.raises(BrokerUnavailable):
             through.publish([call("m", body=body)], deadline=0.7)
-        assert time.monotonic() - began < 4
+
+    within(4, lambda: publish(b"[]"))
+    within(4, lambda: publish(b"x" * 20_000_000))
     proxy.flow()
     through.publish([call("n")])
 
@@ -568,8 +581,10 @@ def test_a_batch_during_which_connections_are_cut_arrives_whole(
     stop = threading.Event()
 
     def cut() -> None:
-        while not stop.wait(0.2):
+        pause = 0.1
+        while not stop.wait(pause):
             proxy.cut()
+            pause *= 1.3  # in the end there is time to connect and to publish, on any machine
 
     through.publish([call("first")])
     cutter = threading.Thread(target=cut, daemon=True)
@@ -577,7 +592,7 @@ def test_a_batch_during_which_connections_are_cut_arrives_whole(
     names = [f"{number}" for number in range(300)]
     try:
         for at in range(0, 300, 10):
-            through.publish([call(name) for name in names[at : at + 10]])
+            through.publish([call(name) for name in names[at : at + 10]], deadline=20.0)
             time.sleep(0.01)
     finally:
         stop.set()
@@ -665,14 +680,15 @@ def test_a_consumer_whose_connection_is_closed_gets_what_it_held_again_and_loses
         consumer.swap(acked(held), 0, 0)
     lose_connection(rabbit_server, consumer)
     # The receipts are of another connection: such outcomes do nothing.
-    fresh = consumer.swap(acked(held), 4, 1.0)
+    fresh = consumer.swap(acked(held), 4, 10.0)
     found = Counter(ids(held))
+    expected = Counter(f"{number}" for number in range(12)) + Counter([] if settled else ids(held))
     while fresh:
         again = [delivery for delivery in fresh if delivery.message.id in {"0", "1", "2", "3"}]
         assert all(delivery.message.headers["redelivered"] for delivery in again)
         found.update(ids(fresh))
-        fresh = consumer.swap(acked(fresh), 4, 0.2)
-    assert found == Counter(f"{number}" for number in range(12)) + Counter([] if settled else ids(held))
+        fresh = consumer.swap(acked(fresh), 4, 10.0 if found.total() < expected.total() else 0.2)
+    assert found == expected
     consumer.close()
     assert broker.size("q") == 0
 
@@ -702,13 +718,13 @@ def test_a_consumer_that_is_idle_hears_that_its_connection_was_closed(
         consumer.swap((), 1, 10)
     timer.join()
     broker.publish([call("m")])
-    assert ids(consumer.swap((), 1, 1.0)) == ["m"]
+    assert ids(consumer.swap((), 1, 10.0)) == ["m"]
     consumer.close()
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_consumer_whose_replies_are_cut_anywhere_settles_every_message(
-    through: AMQPBroker, proxy: Proxy, channel: Any, seed: int
+    rabbit_server: RabbitServer, rabbit_url: str, through: AMQPBroker, proxy: Proxy, channel: Any, seed: int
 ) -> None:
     rng = random.Random(seed)
     channel.queue_declare("q", durable=True)
@@ -718,27 +734,27 @@ def test_a_consumer_whose_replies_are_cut_anywhere_settles_every_message(
     consumer = through.consumer(["q"], "cut", None)
     got: Counter[str] = Counter()
     done: list[Outcome] = []
-    cuts = 0
-    end = time.monotonic() + 20
+    lost = 0
+    end = time.monotonic() + 40
     while time.monotonic() < end:
         if len(got) < 60 and rng.random() < 0.3:
             proxy.cut_reply_after(rng.choice([0, 1, 5, 50, 500, 1500]))
-            cuts += 1
         if len(got) < 60 and rng.random() < 0.1:
             proxy.cut()
-            cuts += 1
         try:
             fetched = consumer.swap(done, rng.choice([1, 4, 16]), 0.05)
         except BrokerUnavailable:
+            lost += 1
             continue
         done = [Outcome(delivery) for delivery in fetched]
         got.update(ids(fetched))
-        if not fetched and len(got) == 60:
+        # What was held by a connection that was cut comes back once the server has noticed that.
+        if not fetched and len(got) == 60 and not rabbit_server.count(urlsplit(rabbit_url).path[1:], "q"):
             break
         proxy.flow()
     assert set(got) == {f"{number}" for number in range(60)}
     # Acknowledgements that were lost with their connection have their messages come again: a batch each.
-    assert sum(got.values()) <= 60 + 16 * cuts
+    assert sum(got.values()) <= 60 + 16 * lost
     consumer.close()
     assert drain_foreign(channel, "q") == []
 
@@ -755,7 +771,7 @@ def test_a_consumer_whose_queue_is_deleted_says_so_and_makes_it_again(
             consumer.swap((), 1, 0.05)
     assert consumer.swap(acked(held), 1, 0) == []
     broker.publish([call("3")])
-    assert ids(consumer.swap((), 1, 1.0)) == ["3"]
+    assert ids(consumer.swap((), 1, 10.0)) == ["3"]
     consumer.close()
 
 
@@ -804,7 +820,7 @@ def test_an_outcome_whose_follow_up_can_never_be_sent_does_not_stop_the_others(
     fresh: list[Any] = []
     for _ in range(3):
         with contextlib.suppress(OperationalError):
-            fresh = consumer.swap(done, 1, 0.2)
+            fresh = consumer.swap(done, 1, 10.0)
             break
     assert ids(fresh) == ["3"]
     consumer.close()
@@ -887,9 +903,9 @@ def test_a_worker_whose_connections_are_closed_again_and_again_ends_every_task(
     stage.worker(concurrency=2)
     results = stage.send_many("late_run", [(0.01,)] * 150) + stage.send_many("run", [(0.01,)] * 50)
     for ended in (20, 60, 100):
-        wait_until(lambda ended=ended: len(stage.ends()) >= ended)
+        wait_until(lambda ended=ended: len(stage.ends()) >= ended, 20)
         rabbit_server.close_connections()
-    assert stage.wait_for(results, timeout=15) == {"SUCCESS": 200}
+    assert stage.wait_for(results, timeout=30) == {"SUCCESS": 200}
     # An acknowledgement may be lost with its connection; most are not.
     assert stage.runs().total() < 240
 
@@ -897,14 +913,16 @@ def test_a_worker_whose_connections_are_closed_again_and_again_ends_every_task(
 @pytest.mark.parametrize("heartbeat", [3, 120], ids=["noticed while it runs", "noticed when it ends"])
 @pytest.mark.parametrize("task", ["run", "late_run"])
 def test_a_task_during_which_the_connection_is_closed_runs_once_and_its_result_is_stored(
-    rabbit_server: RabbitServer, stage: Stage, task: str, heartbeat: int
+    rabbit_server: RabbitServer, rabbit_url: str, stage: Stage, task: str, heartbeat: int
 ) -> None:
     stage.worker(concurrency=1, conf={"broker_heartbeat": heartbeat})
     result = stage.send(task, 2.5)
     wait_until(lambda: stage.runs()[result.id])
-    time.sleep(0.3)  # until it is marked as started
+    if task == "run":  # which is acknowledged while it runs; until then it would come back
+        vhost = urlsplit(rabbit_url).path[1:]
+        wait_until(lambda: rabbit_server.count(vhost, "celery", "messages_unacknowledged") == 0)
     rabbit_server.close_connections()
-    assert stage.wait_for([result, stage.send(task, 0.0)], timeout=10) == {"SUCCESS": 2}
+    assert stage.wait_for([result, stage.send(task, 0.0)], timeout=30) == {"SUCCESS": 2}
     assert stage.runs()[result.id] == 1
     stage.workers[0].term()
     assert stage.workers[0].wait() == 0
