@@ -62,7 +62,7 @@ def delayed_by_celery(connection: Any, queue: str, id: str, seconds: int) -> Non
 
 def arrives(broker: AMQPBroker, queue: str) -> list[str]:
     consumer = broker.consumer([queue], "a", None)
-    found = wait_until(lambda: ids(consumer.swap((), 1, 0.5)), 5)
+    found = wait_until(lambda: ids(consumer.swap((), 1, 0.5)), 20)
     consumer.close()
     return found
 
@@ -97,9 +97,10 @@ def test_a_worker_binds_its_queues_where_the_delays_have_been_made(
 
 
 def test_what_is_delayed_arrives_in_a_queue_that_no_worker_has_tended(broker: AMQPBroker) -> None:
-    due = time.time() + 1.3
+    due = time.time() + 2.3
     broker.publish([call("1", due=due)])
-    assert broker.size("q") == 0
+    # What is due within a second goes to its queue at once.
+    assert broker.size("q") == 0 or time.time() > due - 1
     assert arrives(broker, "q") == ["1"]
     assert time.time() >= due
 
@@ -116,10 +117,10 @@ def test_what_is_delayed_arrives_in_a_queue_that_a_worker_has_tended_before(
 def test_a_retry_arrives_in_a_queue_that_no_worker_has_tended(broker: AMQPBroker, queue: str) -> None:
     broker.publish([call("1", queue=queue)])
     consumer = broker.consumer([queue], "a", None)
-    [delivery] = consumer.swap((), 1, 1.0)
+    [delivery] = consumer.swap((), 1, 10.0)
     due = time.time() + 1.3
     consumer.swap([Outcome(delivery, publish=[call("again", queue=queue, due=due)])], 0, 0)
-    assert wait_until(lambda: ids(consumer.swap((), 1, 0.5)), 5) == ["again"]
+    assert wait_until(lambda: ids(consumer.swap((), 1, 0.5)), 20) == ["again"]
     assert time.time() >= due
     consumer.close()
 
@@ -127,8 +128,12 @@ def test_a_retry_arrives_in_a_queue_that_no_worker_has_tended(broker: AMQPBroker
 def test_what_is_delayed_arrives_though_its_queue_was_deleted_and_made_again_by_a_worker(
     broker: AMQPBroker, other: AMQPBroker, connection: Any
 ) -> None:
-    broker.tend(["q"], [])
-    broker.publish([call("1", due=time.time() + 1.3)])
-    connection.channel().queue_delete("q")
-    other.tend(["q"], [])
-    assert arrives(other, "q") == ["1"]
+    for seconds in (1.3, 4.3, 12.3):  # the last for a machine that takes seconds for what follows
+        queue, due = f"q{seconds}", time.time() + seconds
+        broker.tend([queue], [])
+        broker.publish([call("1", queue=queue, due=due)])
+        connection.channel().queue_delete(queue)
+        other.tend([queue], [])
+        if time.time() < due - 1:  # it waits still
+            break
+    assert arrives(other, queue) == ["1"]

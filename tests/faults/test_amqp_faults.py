@@ -671,13 +671,14 @@ def test_a_publish_without_confirms_to_a_closed_link_is_sent_on_a_new_one(
 
 @pytest.mark.parametrize("settled", [False, True], ids=["held", "settled before"])
 def test_a_consumer_whose_connection_is_closed_gets_what_it_held_again_and_loses_nothing(
-    rabbit_server: RabbitServer, broker: AMQPBroker, settled: bool
+    rabbit_server: RabbitServer, rabbit_url: str, broker: AMQPBroker, settled: bool
 ) -> None:
     broker.publish([call(f"{number}") for number in range(12)])
     consumer = broker.consumer(["q"], "a", None)
     held = consumer.swap((), 4, 0)
     if settled:
         consumer.swap(acked(held), 0, 0)
+        wait_until(lambda: rabbit_server.count(urlsplit(rabbit_url).path[1:], "q") == 8)
     lose_connection(rabbit_server, consumer)
     # The receipts are of another connection: such outcomes do nothing.
     fresh = consumer.swap(acked(held), 4, 10.0)

@@ -23,7 +23,7 @@ from tests.conformance.messages import call
 from tests.proxy import Proxy
 from tests.rabbit import RabbitServer
 from tests.servers import RedisServer
-from tests.waiting import wait_until
+from tests.waiting import wait_until, within
 
 EVENTS, REQUESTS, REPLIES = "celeryev", "celery.pidbox", "reply.celery.pidbox"
 EVENT = Letter(EVENTS, "task.multi", b"[1]", {"hostname": "w@h"})
@@ -51,7 +51,7 @@ def opened(url: str, **options: Any) -> Iterator[Broker]:
         broker.close()
 
 
-def heard(listening: Listening, seconds: float = 5.0) -> list[bytes]:
+def heard(listening: Listening, seconds: float = 15.0) -> list[bytes]:
     return [letter.body for letter in listening.take(seconds)]
 
 
@@ -123,11 +123,17 @@ def test_sending_and_listening_end_where_no_server_answers(
     options = {"socket_timeout": 0.2, "socket_connect_timeout": 0.2, "connect_timeout": 0.2}
     with opened(served.far, **options) as broker:
         served.proxy.stall()
-        for act in (lambda: broker.post.send([REQUEST]), lambda: broker.post.listen([requests()])):
-            began = time.monotonic()
+
+        def send() -> None:
             with pytest.raises(BrokerUnavailable, match="cannot reach"):
-                act()
-            assert time.monotonic() - began < 4
+                broker.post.send([REQUEST])
+
+        def listen() -> None:
+            with pytest.raises(BrokerUnavailable, match="cannot reach"):
+                broker.post.listen([requests()])
+
+        within(4, send)
+        within(4, listen)
 
 
 @pytest.mark.parametrize(
@@ -140,14 +146,14 @@ def test_a_silent_server_is_noticed_by_who_listens(
     served: Served, boxes: list[Box], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(letterbox, "PATIENCE", 0.2)
-    options = {"socket_timeout": 0.5, "heartbeat": 1}
+    options = {"socket_timeout": 2.0, "heartbeat": 2}
     with opened(served.far, **options) as broker, broker.post.listen(boxes) as listening:
         assert listening.take(0) == []
         served.proxy.stall()
         began = time.monotonic()
         with pytest.raises(BrokerUnavailable):
             listening.take(30)
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 25
 
 
 @pytest.mark.parametrize("boxes", [[requests()], [replies("me")]], ids=["request", "reply"])
@@ -162,10 +168,10 @@ def test_an_idle_listener_stays_connected(
 
 
 def test_an_idle_listener_sends_heartbeats(rabbit_url: str) -> None:
-    with opened(rabbit_url, heartbeat=1) as broker, broker.post.listen([requests()]) as listening:
+    with opened(rabbit_url, heartbeat=3) as broker, broker.post.listen([requests()]) as listening:
         link = listening.connections()[0]  # type: ignore[attr-defined]
         sent = link._sent_at
-        assert listening.take(0.7) == []
+        assert listening.take(2.0) == []
         assert link._sent_at > sent
         broker.post.send([REQUEST])
         assert heard(listening) == [b"{}"]
@@ -409,7 +415,14 @@ def test_a_name_that_is_taken_is_refused_in_words(rabbit_url: str) -> None:
         with one.post.listen([requests("w@h")]), pytest.raises(BrokerUnavailable) as caught:
             other.post.listen([requests("w@h")])
         assert "'w@h.celery.pidbox'" in str(caught.value) and "--hostname" in str(caught.value)
-        with other.post.listen([requests("w@h")]) as listening:
+
+        def anew() -> Listening | None:
+            try:
+                return other.post.listen([requests("w@h")])
+            except BrokerUnavailable:  # the server may not have noticed yet that it is free
+                return None
+
+        with wait_until(anew) as listening:
             one.post.send([REQUEST])
             assert heard(listening) == [b"{}"]
 
@@ -459,19 +472,21 @@ def test_a_server_that_takes_long_to_reach_is_given_more_time(
 def test_a_server_short_of_memory_delays_no_swap(rabbit_url: str, rabbit_server: RabbitServer) -> None:
     with opened(rabbit_url) as broker:
         consumer = broker.consumer(["q"], new_id(), None)
-        broker.publish([call("a"), call("b")])
+        broker.publish([call(f"{number}") for number in range(5)])
         deliveries: list[Delivery] = []
-        while len(deliveries) < 2:
-            deliveries += consumer.swap([], 2 - len(deliveries), 5)
+        while len(deliveries) < 5:
+            deliveries += consumer.swap([], 5 - len(deliveries), 5)
         consumer.post([EVENT])
         consumer.swap([], 0, 0)
         rabbit_server.raise_memory_alarm()
         try:
-            began = time.monotonic()
+            took = []
             for delivery in deliveries:
+                began = time.monotonic()
                 consumer.post([EVENT] * 5)
                 consumer.swap([Outcome(delivery)], 0, 0)
-            assert time.monotonic() - began < 2
+                took.append(time.monotonic() - began)
+            assert sorted(took)[2] < 0.4, took  # most of them
             with pytest.raises(BrokerUnavailable, match="takes no messages"):
                 for _ in range(500):
                     broker.post.send([EVENT])

@@ -18,7 +18,7 @@ from minicelery.exceptions import BackendUnavailable, BrokerUnavailable, Operati
 from minicelery.message import Outcome, Verdict
 from minicelery.request import Request
 from tests.proxy import Proxy
-from tests.waiting import wait_until
+from tests.waiting import wait_until, within
 
 DEADLINE = 5.0
 
@@ -44,12 +44,15 @@ def app_at(port: int, password: str = "") -> Celery:
     return app
 
 
-def failure_to_send(app: Celery) -> tuple[str, float]:
-    """The text of the OperationalError, and the seconds until it was raised."""
-    began = time.monotonic()
-    with pytest.raises(OperationalError) as caught:
-        app.tasks["noop"].delay()
-    return str(caught.value), time.monotonic() - began
+def failure_to_send(app: Celery) -> str:
+    """The text of the OperationalError, which is raised by the deadline of a publish."""
+
+    def send() -> str:
+        with pytest.raises(OperationalError) as caught:
+            app.tasks["noop"].delay()
+        return str(caught.value)
+
+    return within(DEADLINE + 0.5, send)
 
 
 def test_a_send_whose_reply_is_lost_is_repeated_and_arrives_once(proxy: Proxy, server: redis.Redis) -> None:
@@ -84,7 +87,7 @@ def test_a_consumer_whose_replies_are_cut_anywhere_gets_every_message_once(
     consumer = broker.consumer(["celery"], "cut", None)
     got: Counter[str] = Counter()
     done: list[Outcome] = []
-    end = time.monotonic() + 20
+    end = time.monotonic() + 40
     while time.monotonic() < end:
         if rng.random() < 0.3:
             proxy.cut_reply_after(rng.choice([0, 1, 5, 50, 500, 1500]))
@@ -125,8 +128,7 @@ def test_a_silent_server_is_reported_within_the_publish_deadline(proxy: Proxy) -
     app = app_at(proxy.port)
     app.tasks["noop"].delay()
     proxy.stall()
-    text, took = failure_to_send(app)
-    assert took < DEADLINE + 0.5
+    text = failure_to_send(app)
     assert "no answer in time" in text
     assert f"127.0.0.1:{proxy.port}" in text
     proxy.flow()
@@ -136,8 +138,7 @@ def test_a_silent_server_is_reported_within_the_publish_deadline(proxy: Proxy) -
 
 def test_a_full_server_is_reported_with_the_way_out(server: redis.Redis, private_redis: Any) -> None:
     server.config_set("maxmemory", 1)
-    text, took = failure_to_send(app_at(private_redis.port))
-    assert took < DEADLINE
+    text = failure_to_send(app_at(private_redis.port))
     assert "full" in text
     assert "maxmemory" in text
 
@@ -151,7 +152,7 @@ def test_an_error_in_the_middle_of_several_answers_does_not_shift_the_next_ones(
     with pytest.raises(OperationalError, match="memory"):
         app.broker.remember("topic", "key", 60.0, b"value")
     for _ in range(3):
-        assert "memory" in failure_to_send(app)[0]
+        assert "memory" in failure_to_send(app)
     server.config_set("maxmemory", 0)
     assert app.broker.size("celery") == 1
     app.close()
@@ -175,9 +176,7 @@ def test_a_demoted_server_is_reported_and_used_again_once_promoted(
 ) -> None:
     app = app_at(private_redis.port)
     server.replicaof("127.0.0.1", 9)
-    text, took = failure_to_send(app)
-    assert took < DEADLINE
-    assert "replica" in text
+    assert "replica" in failure_to_send(app)
     server.replicaof("NO", "ONE")
     app.tasks["noop"].delay()
     app.close()
@@ -188,16 +187,14 @@ def test_a_wrong_password_is_reported_without_quoting_it(
     server: redis.Redis, private_redis: Any, password: str
 ) -> None:
     server.config_set("requirepass", "the-secret")
-    text, took = failure_to_send(app_at(private_redis.port, password))
-    assert took < DEADLINE
+    text = failure_to_send(app_at(private_redis.port, password))
     assert "password" in text
     assert "secret" not in text
 
 
 def test_no_server_is_reported_with_a_hint(private_redis: Any) -> None:
     private_redis.stop()
-    text, took = failure_to_send(app_at(private_redis.port))
-    assert took < DEADLINE
+    text = failure_to_send(app_at(private_redis.port))
     assert "connection refused" in text
     assert "broker_url" in text
 

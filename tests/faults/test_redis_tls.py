@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from minicelery import Celery
 from minicelery.exceptions import OperationalError
 from minicelery.message import Outcome
 from minicelery.record import encode
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 
 # Made for these tests, for 127.0.0.1 and nothing else.
 TLS = Path(__file__).parent.parent / "data" / "tls"
@@ -20,9 +19,7 @@ TLS = Path(__file__).parent.parent / "data" / "tls"
 
 @pytest.fixture
 def tls_port(private_redis: RedisServer) -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     for name, value in (
         ("tls-cert-file", TLS / "cert.pem"),
         ("tls-key-file", TLS / "key.pem"),
@@ -50,7 +47,7 @@ def test_a_task_goes_there_and_its_result_comes_back_over_tls(tls_port: int) -> 
     assert consumer.swap((), 1, 0.05) != []
     assert consumer.swap((), 1, 0.05) == []  # waits for the bell over TLS too
     consumer.close()
-    [delivery] = (consumer := app.broker.consumer(["celery"], "again", app.backend)).swap((), 1, 1.0)
+    [delivery] = (consumer := app.broker.consumer(["celery"], "again", app.backend)).swap((), 1, 10.0)
     consumer.swap([Outcome(delivery, record=encode(result.id, "SUCCESS", 5))], 0, 0)
     assert result.get(timeout=5) == 5
     consumer.close()
