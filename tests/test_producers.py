@@ -68,11 +68,12 @@ def test_every_message_of_parent_children_and_threads_arrives_once(app: Celery) 
     parent.join(30)
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * CHILDREN
     consumer = app.broker.consumer(["celery"], "reader", None)
+    sent = 1 + (1 + CHILDREN) * THREADS * EACH
     arrived: Counter[bytes] = Counter()
-    while fetched := consumer.swap((), 64, 0.2):
+    while fetched := consumer.swap((), 64, 15.0 if len(arrived) < sent else 0.2):
         arrived.update(delivery.message.body for delivery in fetched)
     consumer.close()
-    assert len(arrived) == 1 + (1 + CHILDREN) * THREADS * EACH
+    assert len(arrived) == sent
     assert set(arrived.values()) == {1}
     app.close()
 
