@@ -24,7 +24,7 @@ from tests.rabbit import RabbitServer
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 20
+TIMEOUT = 30
 LIBRARIES = tuple(QUEUES)
 EVERYWHERE = ("redis", "rabbitmq", "quorum")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -106,7 +106,7 @@ class Site:
         worker = self.workers[library]
         found = self.client("celery", library).tasks["interop.add"].delay(1, 1)
         try:
-            wait_until(lambda: found.ready() or worker.poll() is not None, timeout=45)
+            wait_until(lambda: found.ready() or worker.poll() is not None, timeout=90)
             assert found.ready(), f"the worker of {library} has ended"
         except AssertionError as error:
             log = (self.folder / f"{library}.log").read_text()
@@ -240,10 +240,10 @@ class Pair:
         """Whether there is a result of that id."""
         return bool(self.redis.exists(f"celery-task-meta-{id}"))
 
-    def dead(self) -> list[Any]:
-        """The ids of what minicelery keeps as dead letters of the queue."""
+    def await_dead(self, id: str) -> None:
+        """Return when minicelery keeps that message as a dead letter of the queue: its result is there before."""
         broker = self.site.client("minicelery", self.worker).broker
-        return [letter.id for letter in broker.dead_letters(self.queue)]
+        wait_until(lambda: id in [letter.id for letter in broker.dead_letters(self.queue)], timeout=TIMEOUT)
 
 
 @contextlib.contextmanager

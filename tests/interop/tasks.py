@@ -212,13 +212,13 @@ def make_app(library: str, place: Place | str, queue: str = "celery") -> Any:
 
     @task("hold", acks_late=True, track_started=True)
     def hold(key: str) -> str:
-        store.blpop([f"release.{key}"], timeout=15)
+        store.blpop([f"release.{key}"], timeout=90)
         return "released"
 
     @task("progress", bind=True)
     def progress(self: Any, key: str) -> str:
         self.update_state(state="PROGRESS", meta={"done": 1, "total": 2})
-        store.blpop([f"release.{key}"], timeout=15)
+        store.blpop([f"release.{key}"], timeout=90)
         return "finished"
 
     return app

@@ -49,12 +49,14 @@ def celery_beside(pair: Pair) -> Iterator[None]:
     """Have Celery's worker serve the queue of minicelery's as well."""
     pair.site.await_worker("celery")
     control = pair.app.control
-    celery_only: Any = {"reply": True, "destination": [f"celery@{socket.gethostname()}"]}
-    control.add_consumer(pair.queue, **celery_only)
+    celery_only: Any = {
+        "reply": True, "destination": [f"celery@{socket.gethostname()}"], "timeout": TIMEOUT,
+    }  # fmt: skip
+    assert control.add_consumer(pair.queue, **celery_only)
     try:
         yield
     finally:
-        control.cancel_consumer(pair.queue, **celery_only)
+        assert control.cancel_consumer(pair.queue, **celery_only)
 
 
 # -- who runs what ---------------------------------------------------------------------------------
@@ -359,7 +361,7 @@ def test_what_a_chord_keeps_expires(pair: Pair) -> None:
     header = [pair.sig("add", 1, 1), pair.sig("add", 1, 1).set(queue=fresh())]  # which nobody serves
     result = celery.chord(header, pair.sig("echo"))()
     start = f"celery-taskset-meta-{result.parent.id}"
-    wait_until(lambda: pair.redis.exists(f"{start}.d"), timeout=TIMEOUT)
+    wait_until(lambda: all(pair.redis.ttl(f"{start}.{suffix}") > 0 for suffix in "jsd"), timeout=TIMEOUT)
     for suffix in "jsd":
         assert 86_000 < pair.redis.ttl(f"{start}.{suffix}") <= 86_400
 

@@ -12,6 +12,8 @@ from tests.waiting import wait_until
 
 celery: Any = pytest.importorskip("celery", reason="real Celery is the other side")
 
+pytestmark = pytest.mark.timeout(180)  # the first of them may start servers and workers
+
 TASK = {
     "id", "name", "args", "kwargs", "type", "hostname", "time_start", "acknowledged", "delivery_info", "worker_pid",
 }  # fmt: skip
@@ -54,11 +56,11 @@ class Asked:
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
         self.control = pair.app.control
-        self.inspect = self.control.inspect(destination=[pair.node], timeout=10.0)
+        self.inspect = self.control.inspect(destination=[pair.node], timeout=TIMEOUT)
 
     def told(self, command: str, *args: Any, **kwargs: Any) -> Any:
         """The worker's reply to a method of `app.control`."""
-        sending: dict[str, Any] = {"destination": [self.pair.node], "reply": True, "timeout": 10.0}
+        sending: dict[str, Any] = {"destination": [self.pair.node], "reply": True, "timeout": TIMEOUT}
         (found,) = getattr(self.control, command)(*args, **kwargs, **sending)
         return found[self.pair.node]
 
@@ -99,7 +101,8 @@ def test_each_inspect_command_is_answered_in_celerys_shape(pair: Pair) -> None:
         theirs = pair.site.client("celery", "celery").connection_for_write().info()
         assert stats["broker"]["port"] == theirs["port"]
         assert stats["broker"]["virtual_host"] == theirs["virtual_host"]
-    assert (asked("reserved"), asked("scheduled")) == ([], [])
+    # Celery's tells of a task that was ended until its child has gone.
+    wait_until(lambda: (asked("reserved"), asked("scheduled")) == ([], []), timeout=TIMEOUT)
     queues = asked("active_queues")
     assert pair.queue in [queue["name"] for queue in queues]
     assert {frozenset(queue) for queue in queues} == {frozenset(QUEUE)}
@@ -192,13 +195,13 @@ def test_all_workers_answer_who_are_asked_by_no_name(pair: Pair) -> None:
         pair.node,
         pair.node.replace(pair.worker, {"celery": "minicelery"}.get(pair.worker, "celery"), 1),
     }
-    found = pair.app.control.ping(timeout=10.0, limit=2)
+    found = pair.app.control.ping(timeout=TIMEOUT, limit=2)
     assert {node for reply in found for node in reply} == names
     matching = pair.app.control.broadcast(
-        "ping", reply=True, pattern="mini*", matcher="glob", timeout=10.0, limit=1
+        "ping", reply=True, pattern="mini*", matcher="glob", timeout=TIMEOUT, limit=1
     )
     assert [next(iter(reply)).partition("@")[0] for reply in matching] == ["minicelery"]
-    assert pair.app.control.inspect(timeout=2.0, limit=2).ping().keys() == names
+    assert pair.app.control.inspect(timeout=TIMEOUT, limit=2).ping().keys() == names
 
 
 @contextlib.contextmanager
@@ -208,5 +211,5 @@ def _napping(pair: Pair) -> Any:
     try:
         yield found
     finally:
-        pair.app.control.terminate(found.id, destination=[pair.node], reply=True, timeout=10.0)
+        pair.app.control.terminate(found.id, destination=[pair.node], reply=True, timeout=TIMEOUT)
         wait_until(lambda: found.state == "REVOKED", timeout=TIMEOUT)

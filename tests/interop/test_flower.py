@@ -62,8 +62,7 @@ class Stage:
         """Press a button; Flower says `answer`."""
         self.page.run("document.querySelectorAll('.toast').forEach(toast => toast.remove())")
         self.page.run(f"document.querySelector({selector!r}).click()")
-        self.page.wait_for("document.querySelector('.toast-body') !== null")
-        said = self.page.text(".toast-body")
+        said = self.page.wait_for("document.querySelector('.toast-body')?.textContent.trim()")
         # Which it says where the answer takes longer than a second: it has been done nevertheless.
         assert said == answer or "Unknown reason" in said
 
@@ -118,7 +117,7 @@ def stage(
         closing.callback(_end, flower, signal.SIGTERM)
         try:
             visit = wait_until(
-                lambda: re.search(r"Visit me at (http://\S+)", (folder / "flower.log").read_text()), 45
+                lambda: re.search(r"Visit me at (http://\S+)\s", (folder / "flower.log").read_text()), 90
             )
             stage = Stage(app, visit[1], browser, worker, broker == "redis", size != "-c3")
             _play(stage)
@@ -149,7 +148,7 @@ def _play(stage: Stage) -> None:
     """Send `CALLS`, and return when Flower knows what has become of them."""
     page = stage.open("healthcheck")
     # Once it has heard a heartbeat it listens to all the rest.
-    page.wait_for(_json(f"d.data.some(w => w.hostname == '{NODE}' && w.status)", "workers?json=1"), 45)
+    page.wait_for(_json(f"d.data.some(w => w.hostname == '{NODE}' && w.status)", "workers?json=1"), 60)
     for name, (task, args, kwargs) in CALLS.items():
         stage.ids[name] = stage.app.send_task(task, args, kwargs).id
     for count in range(3):
@@ -229,7 +228,9 @@ def test_the_tasks_page_has_name_state_time_and_worker_of_each(stage: Stage) -> 
         assert (task, state, worker) == (CALLS[name][0], STATES[name], NODE)
         assert bool(runtime) == (name == "added")
         moment = datetime.fromisoformat(received).replace(tzinfo=ZoneInfo("Europe/Madrid"))
-        assert abs((datetime.now(ZoneInfo("UTC")) - moment).total_seconds()) < 600
+        now = datetime.now(ZoneInfo("UTC"))
+        # An hour of October is there twice.
+        assert min(abs((now - moment.replace(fold=fold)).total_seconds()) for fold in (0, 1)) < 600
 
 
 def test_the_page_of_a_task_has_its_arguments_and_its_result(stage: Stage) -> None:
@@ -274,17 +275,17 @@ def test_the_buttons_of_the_pool_change_it(stage: Stage) -> None:
         stage.enter("#min-autoscale", 1)
         stage.enter("#max-autoscale", 2)
         stage.click("#worker-pool-autoscale", f"Autoscaling '{NODE}' worker (min=1, max=2)")
-        wait_until(lambda: stage.ask("stats")["autoscaler"]["max"] == 2)
+        wait_until(lambda: stage.ask("stats")["autoscaler"]["max"] == 2, 30)
     else:
         stage.enter("#pool-size", 2)
         stage.click("#worker-pool-grow", f"Growing '{NODE}' worker's pool by 2")
-        wait_until(lambda: stage.ask("stats")["pool"]["max-concurrency"] == 5)
+        wait_until(lambda: stage.ask("stats")["pool"]["max-concurrency"] == 5, 30)
         stage.enter("#pool-size", 1)
         stage.click("#worker-pool-shrink", f"Shrinking '{NODE}' worker's pool by 1")
-        wait_until(lambda: stage.ask("stats")["pool"]["max-concurrency"] == 4)
+        wait_until(lambda: stage.ask("stats")["pool"]["max-concurrency"] == 4, 30)
     before = _idle(stage)
     stage.click("#worker-pool-restart", f"Restarting '{NODE}' worker's pool")
-    wait_until(lambda: not before & _idle(stage))
+    wait_until(lambda: not before & _idle(stage), 30)
 
 
 def _idle(stage: Stage) -> set[int]:
@@ -297,11 +298,11 @@ def test_the_buttons_of_the_queues_change_what_is_consumed(stage: Stage) -> None
     page = stage.open(f"worker/{NODE}")
     stage.enter("#add-consumer-name", "extra")
     stage.click("#worker-add-consumer", "add consumer extra")
-    wait_until(lambda: "extra" in [queue["name"] for queue in stage.ask("active_queues")])
+    wait_until(lambda: "extra" in [queue["name"] for queue in stage.ask("active_queues")], 30)
     page.wait_for(_json(f"d['{NODE}'].active_queues.length == 3", f"api/workers?refresh=1&workername={NODE}"))
     stage.open(f"worker/{NODE}")
     stage.click("[id='worker-cancel-consumer-extra']", "no longer consuming from extra")
-    wait_until(lambda: "extra" not in [queue["name"] for queue in stage.ask("active_queues")])
+    wait_until(lambda: "extra" not in [queue["name"] for queue in stage.ask("active_queues")], 30)
 
 
 def test_the_buttons_of_the_limits_change_them(stage: Stage) -> None:
@@ -311,16 +312,15 @@ def test_the_buttons_of_the_limits_change_them(stage: Stage) -> None:
     stage.click("[id='task-rate-limit-shop.add']", "new rate limit set successfully")
     stage.enter(row % 3, 30)
     stage.click("[id='task-timeout-soft-shop.add']", "time limits set successfully")
-    registered = stage.app.control.inspect([NODE], timeout=10).registered("rate_limit", "soft_time_limit")[
-        NODE
-    ]
-    assert "shop.add [rate_limit=7 soft_time_limit=30.0]" in registered
+    inspect = stage.app.control.inspect([NODE], timeout=10)
+    wanted = "shop.add [rate_limit=7 soft_time_limit=30.0]"
+    wait_until(lambda: wanted in inspect.registered("rate_limit", "soft_time_limit")[NODE], 30)
 
 
 def test_the_buttons_of_a_task_revoke_and_terminate_it(stage: Stage) -> None:
     details(stage, "to wait")
     stage.click("#task-revoke", f"Revoked '{stage.ids['to wait']}'")
-    wait_until(lambda: stage.ids["to wait"] in stage.ask("revoked"))
+    wait_until(lambda: stage.ids["to wait"] in stage.ask("revoked"), 30)
     details(stage, "held")
     stage.click("#task-terminate", f"Revoked '{stage.ids['held']}'")
     stage.page.wait_for(_json("d.state == 'REVOKED'", f"api/task/info/{stage.ids['held']}"))

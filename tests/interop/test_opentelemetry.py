@@ -14,6 +14,8 @@ from tests.contrib.project import ran, running
 
 pytest.importorskip("opentelemetry.instrumentation.celery")
 
+pytestmark = pytest.mark.timeout(180)  # the first of them runs a worker and a client
+
 SHOP = "tests.interop.scripts.otel_shop"
 
 

@@ -19,6 +19,8 @@ from tests.waiting import wait_until
 
 celery: Any = pytest.importorskip("celery", reason="real Celery is the other side")
 
+pytestmark = pytest.mark.timeout(180)  # the first of them may start servers and workers
+
 REQUESTS, REPLIES, EVENTS = "celery.pidbox", "reply.celery.pidbox", "celeryev"
 
 
@@ -39,7 +41,7 @@ def celery_app(site: Site) -> Any:
     return site.client("celery", "celery")
 
 
-def first(listening: Listening, seconds: float = 10.0) -> Letter:
+def first(listening: Listening, seconds: float = 30.0) -> Letter:
     found = listening.take(seconds)
     assert found, "nothing came"
     return found[0]
@@ -92,7 +94,7 @@ def answering(broker: Broker, node: str, *, by_name: bool = False) -> Iterator[l
 def test_celery_takes_our_answer_to_its_request(site: Site, broker: Broker, by_name: bool) -> None:
     node = f"post-{new_id()}@here"
     with answering(broker, node, by_name=by_name) as seen:
-        assert celery_app(site).control.ping([node], timeout=10) == [{node: {"ok": "pong"}}]
+        assert celery_app(site).control.ping([node], timeout=30) == [{node: {"ok": "pong"}}]
     (letter,) = seen
     assert letter.content["method"] == "ping"
     assert (letter.persistent, set(letter.headers)) == (True, {"clock", "expires"})
@@ -111,7 +113,7 @@ def test_transport_options_of_redis_mean_the_same(redis_site: Site, options: dic
     broker = open_broker(url, options=options)
     try:
         with answering(broker, node):
-            assert app.control.ping([node], timeout=10) == [{node: {"ok": "pong"}}]
+            assert app.control.ping([node], timeout=30) == [{node: {"ok": "pong"}}]
         with broker.post.listen([Box(EVENTS, "topic", f"celeryev.{new_id()}", "worker.#")]) as listening:
             with app.connection_for_write() as connection:
                 app.events.Dispatcher(connection, hostname=node).send("worker-online", freq=2.0)
@@ -138,7 +140,7 @@ def test_celery_hears_our_events(site: Site, broker: Broker, monkeypatch: pytest
     with app.connection_for_read() as connection:
         receiver = app.events.Receiver(connection, handlers={"*": note})
 
-        thread = threading.Thread(target=receiver.capture, kwargs={"timeout": 10, "wakeup": False})
+        thread = threading.Thread(target=receiver.capture, kwargs={"timeout": 60, "wakeup": False})
         thread.start()
         online_letter = Letter(EVENTS, "worker.online", json.dumps(online).encode(), {"hostname": host})
 
@@ -146,11 +148,11 @@ def test_celery_hears_our_events(site: Site, broker: Broker, monkeypatch: pytest
             broker.post.send([online_letter])
             return bool(heard)
 
-        wait_until(is_heard, interval=0.05)
+        wait_until(is_heard, 30, interval=0.05)
         consumer = broker.consumer(["nothing-is-here"], new_id(), None)
         consumer.post([Letter(EVENTS, "task.multi", json.dumps(tasks).encode(), {"hostname": host})])
         consumer.swap([], 0, 0)
-        wait_until(lambda: heard[-1]["type"] == "task-started")
+        wait_until(lambda: sum(event["type"] == "task-started" for event in heard) == 2, 30)
         consumer.close()
         receiver.should_stop = True
         broker.post.send([online_letter])

@@ -27,12 +27,17 @@ def test_the_most_urgent_call_is_run_first(pair: Pair) -> None:
 
 @case("redis", producers=("celery",), workers=("minicelery",))
 def test_a_delayed_call_of_celerys_goes_back_to_the_servers_delays(pair: Pair) -> None:
-    due = time.time() + 0.8
-    found = pair.send("add", 1, 2, countdown=0.8)
-    wait_until(lambda: pair.redis.zcard("mini.due") == 1, timeout=TIMEOUT)
-    assert (pair.held(), pair.redis.llen("mini")) == (0, 0)
-    assert found.get(timeout=TIMEOUT) == 3
-    assert time.time() >= due
+    for countdown in (0.8, 4.0, 12.0):  # the last for a machine that takes seconds to look
+        due = time.time() + countdown
+        found = pair.send("add", 1, 2, countdown=countdown)
+        wait_until(lambda found=found: pair.redis.zcard("mini.due") == 1 or found.ready(), timeout=TIMEOUT)  # type: ignore[misc]
+        places = pair.redis.zcard("mini.due"), pair.held(), pair.redis.llen("mini")
+        early = time.time() < due
+        assert found.get(timeout=TIMEOUT) == 3
+        assert time.time() >= due
+        if early:
+            break
+    assert places == (1, 0, 0)
     assert pair.redis.zcard("mini.due") == 0
 
 

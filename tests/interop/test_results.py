@@ -11,7 +11,10 @@ from tests.interop.pair import TIMEOUT, Pair, case, fresh
 from tests.waiting import wait_until
 
 pytest.importorskip("celery", reason="real Celery is the other side")
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated:DeprecationWarning")  # Celery's of redis
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Call to deprecated:DeprecationWarning"),  # Celery's of redis
+    pytest.mark.timeout(180),  # the first of them may start servers and workers
+]
 
 
 @case("redis")

@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("celery", reason="real Celery is the oracle")
 
+pytestmark = pytest.mark.timeout(180)  # the first of them runs the script
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tests" / "interop" / "scripts" / "inline.py"
 SCENARIOS = re.findall(r"^@scenario\ndef (\w+)", SCRIPT.read_text(encoding="utf-8"), re.MULTILINE)
@@ -30,7 +32,7 @@ def both() -> dict[str, dict[str, Any]]:
     }  # fmt: skip
     found = {}
     for library, process in running.items():
-        output, said = process.communicate(timeout=60)
+        output, said = process.communicate(timeout=120)
         assert process.returncode == 0, said[-4000:]
         found[library] = json.loads(output.splitlines()[-1])
     return found

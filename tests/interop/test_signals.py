@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.servers import RedisServer
 from tests.waiting import wait_until
 
 pytest.importorskip("celery", reason="real Celery is the other side")
-pytestmark = pytest.mark.timeout(180)  # the first of them waits for four workers
+pytestmark = pytest.mark.timeout(240)  # the first of them waits for four workers
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = ("celery", "minicelery")
@@ -76,12 +77,20 @@ class Program:
         assert worker is not None
 
         def done() -> bool:
-            ended = {
-                note["named"]["task_id"]
-                for note in self.notes("worker")
-                if note["what"] == "task_postrun" and note["named"]["state"] == "SUCCESS"
-            }
-            return ended >= {"add", "linked", "link", "again", "last"} or worker.poll() is not None
+            told: Counter[tuple[str, Any]] = Counter()
+            for note in self.notes("worker"):
+                named = note.get("named")
+                told[note["what"], named.get("task_id") if isinstance(named, dict) else None] += 1
+                if note["what"] == "task_postrun" and named["state"] == "SUCCESS":
+                    told["success", named["task_id"]] += 1
+            wanted = [("success", id) for id in ("add", "linked", "link", "again", "last")]
+            wanted += [("heartbeat_sent", None)] * 2
+            if self.pool == "prefork":  # who outlives a child tells of its end, when it notices that
+                if self.library == "celery":
+                    wanted += [("task_failure", id) for id in ("slow", "slow", "die")]
+                else:
+                    wanted += [("task_postrun", id) for id in IN_CHILDREN]
+            return not Counter(wanted) - told or worker.poll() is not None
 
         wait_until(done, 60, interval=0.1)
 
