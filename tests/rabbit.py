@@ -198,7 +198,7 @@ class RabbitServer:
             start_new_session=True,
         )
         # The server starts a daemon of its own where it finds none.
-        wait_until(self._epmd_listens)
+        wait_until(self._epmd_listens, 30)
         self._process = subprocess.Popen(
             [str(SCRIPTS / "rabbitmq-server")],
             env=self._environment(),
