@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -27,8 +26,7 @@ FULL = replace(plain_queue("full"), arguments={"x-max-length": 1, "x-overflow": 
 @pytest.fixture
 def broker(private_rabbit: RabbitServer) -> Iterator[AMQPBroker]:
     """A broker on a server whose memory alarm a test may raise; one message fills its queue `full`."""
-    options: Any = {"connect_timeout": 2.0, "socket_timeout": 2.0, "spec_of": specs(FULL)}
-    yield from opened(private_rabbit.url(), **options)
+    yield from opened(private_rabbit.url(), spec_of=specs(FULL))
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def through(proxy: Proxy, rabbit_url: str) -> Iterator[AMQPBroker]:
 @pytest.fixture
 def alarmed(private_rabbit: RabbitServer) -> Iterator[AMQPBroker]:
     """A broker on a server whose memory alarm a test may raise."""
-    yield from opened(private_rabbit.url(), connect_timeout=2.0, socket_timeout=2.0)
+    yield from opened(private_rabbit.url())
 
 
 class ClosingBroker(AMQPBroker):
