@@ -8,9 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,8 +61,12 @@ class Stage:
         }  # fmt: skip
         worker = WorkerProcess(asked, self._folder / f"worker-{len(self.workers)}.log", self)
         self.workers.append(worker)
-        wait_until(lambda: worker.poll() is not None or self.traces("ready", pid=worker.pid), timeout=15)
-        assert worker.poll() is None, "the worker has ended instead of getting ready"
+
+        def ready() -> bool:
+            return bool(self.traces("ready", pid=worker.pid))
+
+        wait_until(lambda: worker.poll() is not None or ready(), timeout=30)
+        assert ready(), "the worker has ended instead of getting ready"
         return worker
 
     def send(self, name: str, *args: Any, **options: Any) -> AsyncResult[Any]:
@@ -79,10 +84,10 @@ class Stage:
     def traces(self, kind: str, what: str | None = None, pid: int | None = None) -> list[Trace]:
         """What was left of that kind, in order."""
         found = []
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_text().split("\n")[:-1]:  # the last one may be half there
             if line.startswith(kind + " "):
                 name, of, by, at, *detail = line.split(" ", 4)
-                trace = Trace(name, of, int(by), float(at), detail[0] if detail else "")
+                trace = Trace(name, of, int(by), float(at), detail[0].rstrip() if detail else "")
                 if what in (None, trace.what) and pid in (None, trace.pid):
                     found.append(trace)
         return found
@@ -169,7 +174,7 @@ class WorkerProcess:
     def kill(self) -> None:
         """SIGKILL the parent; nobody else."""
         self.send_signal(signal.SIGKILL)
-        self._process.wait(5)
+        self.wait()
 
     def kill_child(self) -> None:
         """SIGKILL the first of the children."""
@@ -177,10 +182,14 @@ class WorkerProcess:
 
     def kill_all(self) -> None:
         """SIGKILL everything at once, as the loss of the machine would."""
-        for pid in [self.pid, *self.processes()]:
-            _kill(pid)
-        self._process.wait(5)
-        wait_until(lambda: not self.processes())
+        self.send_signal(signal.SIGSTOP)  # it starts nobody else meanwhile
+
+        def all_gone() -> bool:
+            left = [pid for pid in self.processes() if pid != self.pid]
+            return not sum(map(_kill, left))
+
+        wait_until(all_gone)
+        self.kill()
 
     def signal_group(self, number: int) -> None:
         """To every process of the worker, as a terminal does."""
@@ -199,10 +208,57 @@ class WorkerProcess:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
+    def says(self, text: str) -> None:
+        """Wait until that is in its log."""
+        wait_until(lambda: text in self.output())
+
+    def end_what_runs(self) -> int:
+        """The exit code of a worker that has been told to stop; what runs until told ends after that."""
+        self.says("Warm shutdown")
+        time.sleep(0.3)  # until the children have heard of it, which they do not say
+        self._stage.tell()
+        code: int = self.wait()
+        return code
+
     def end(self) -> None:
         """Kill what is left; its pids are known by their session."""
         if self._process.poll() is None or self.processes():
             self.kill_all()
+
+
+class Stalls:
+    """How long at most a thread that sleeps for moments was kept waiting, within this block."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Stalls:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        last = time.monotonic()
+        while not self._over.wait(0.02):
+            now = time.monotonic()
+            self.longest = max(self.longest, now - last)
+            last = now
+
+
+def undisturbed(longest: float, holds: Callable[[], bool], rounds: int = 3) -> bool:
+    """Whether it `holds`; asked again where it does not and the machine stood still for `longest` seconds."""
+    for left in reversed(range(rounds)):
+        with Stalls() as stalls:
+            if holds():
+                return True
+        if not left or stalls.longest < longest:
+            break
+    return False
 
 
 def kill_repeatedly(worker: WorkerProcess, every: float, until: Any, choose: Any) -> int:

@@ -96,7 +96,7 @@ def test_a_pool_grows_under_load_and_shrinks_to_its_minimum(
     worker = stage.worker(autoscale=(4, 1))
     wait_until(lambda: len(worker.children()) == 1)
     results = stage.send_many("run", [(0.15,)] * 80)
-    wait_until(lambda: len(worker.children()) == 4)
+    wait_until(lambda: len(stage.traces("child")) == 4)
     assert stage.wait_for(results) == {"SUCCESS": 80}
     wait_until(lambda: len(worker.children()) == 1, timeout=15)
     assert max(stage.runs().values()) == 1
@@ -113,7 +113,7 @@ def test_a_busy_child_is_not_interrupted_while_the_pool_shrinks(
     worker = stage.worker(autoscale=(3, 1))
     long = stage.send_many("run_until_told", [()] * 2)
     short = stage.send_many("run", [(0.05,)] * 10)
-    wait_until(lambda: len(worker.children()) == 3)
+    wait_until(lambda: len(stage.traces("child")) == 3)
     assert stage.wait_for(short) == {"SUCCESS": 10}
     wait_until(lambda: len(worker.children()) == 2)
     assert stage.states(long) == {"PENDING": 2}

@@ -49,9 +49,9 @@ def test_no_task_ends_the_event_loop_of_the_others(
     neighbours = stage.send_many("nap", [(1.0,)] * 3)
     wait_until(lambda: len(stage.runs()) == 3)
     culprit = stage.send(task, *([argument] if argument else []))
-    assert stage.wait_for(neighbours, 5) == {"SUCCESS": 3}
-    stage.wait_for([culprit], 5)
-    assert stage.wait_for([stage.send("nap", 0.0)], 5) == {"SUCCESS": 1}
+    assert stage.wait_for(neighbours) == {"SUCCESS": 3}
+    stage.wait_for([culprit])
+    assert stage.wait_for([stage.send("nap", 0.0)]) == {"SUCCESS": 1}
 
 
 @pytest.mark.parametrize("pool", ["asyncio", "threads", "prefork"])
@@ -64,13 +64,13 @@ def test_whatever_a_coroutine_raises_is_its_own_failure(redis_stage: Stage, erro
         if pool != "threads"
         else [stage.send("raise_it", error)]
     )
-    assert stage.wait_for(results, 6) == {"FAILURE": len(results)}
+    assert stage.wait_for(results) == {"FAILURE": len(results)}
     assert {
         json.loads(r.document)["result"]["exc_type"]
         for r in stage.app.backend.load([r.id for r in results])
         if r
     } == {error}
-    assert stage.wait_for([stage.send("nap", 0.0)], 5) == {"SUCCESS": 1}
+    assert stage.wait_for([stage.send("nap", 0.0)]) == {"SUCCESS": 1}
 
 
 # -- limits ----------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_a_wrong_call_of_a_limited_coroutine_is_an_ordinary_failure(redis_stage:
         "flow", ("plain", 1, "too many"), soft_time_limit=5, link_error=stage.app.signature("errback")
     )
     assert stage.wait_for([result]) == {"FAILURE": 1}
-    wait_until(lambda: stage.traces("errback", result.id), 3)
+    wait_until(lambda: stage.traces("errback", result.id))
     assert stage.app.broker.dead("celery") == 0
 
 
@@ -126,7 +126,7 @@ def test_limits_of_plain_functions_are_not_silently_dropped_in_the_asyncio_pool(
     stage = redis_stage
     worker = stage.worker(pool="asyncio", concurrency=2)
     result = stage.send("run", 3.0, soft_time_limit=0.3, time_limit=0.6)
-    wait_until(lambda: stage.ends()[result.id] or "limit" in worker.output().partition("ready")[2], 5)
+    wait_until(lambda: stage.ends()[result.id] or "limit" in worker.output().partition("ready")[2])
     assert "limit" in worker.output().partition("ready")[2]
 
 
@@ -137,20 +137,19 @@ def test_busy_threads_keep_no_coroutine_from_beginning(
     monkeypatch.setenv(fire.LIMITED, "1")
     stage = redis_stage
     stage.worker(pool="asyncio", concurrency=50, conf=TASKS)
-    stage.send_many("run", [(3.0,)] * 32)
+    busy = stage.send_many("run_until_told", [()] * 32)
     wait_until(lambda: len(stage.runs()) == 32)
-    began = time.monotonic()
     assert stage.wait_for([stage.send("nap", 0.0), stage.send("limited_nap", 0.0)]) == {"SUCCESS": 2}
-    assert time.monotonic() - began < 2.5
+    assert stage.states(busy) == {"PENDING": 32}
 
 
 def test_as_many_plain_functions_run_at_once_as_there_are_places(redis_stage: Stage) -> None:
     """None waits for a thread: it would have begun as far as others can tell, and be lost with its child."""
     stage = redis_stage
     stage.worker(pool="asyncio", concurrency=40)
-    results = stage.send_many("run", [(1.0,)] * 40)
+    results = stage.send_many("run_until_told", [()] * 40)
     wait_until(lambda: len(stage.runs()) == 40)
-    assert not stage.ends()
+    stage.tell()
     assert stage.wait_for(results) == {"SUCCESS": 40}
 
 
@@ -164,9 +163,9 @@ def test_what_has_killed_its_child_runs_alone(leased_stage: Stage, pool: str) ->
     RabbitMQ may hand out the neighbours before it; they are waited for, but not for long.
     """
     stage = leased_stage
-    stage.worker(pool=pool, concurrency=4, conf=TASKS)
+    stage.worker(pool=pool, concurrency=4, conf={"imports": [*TASKS["imports"], "tests.worker.apps.patient"]})
     killer = stage.send("die_later", 0.3)
-    wait_until(lambda: stage.runs()[killer.id] == 2)
+    wait_until(lambda: stage.runs()[killer.id] >= 2)
     neighbours = stage.send_many("run", [(1.0,)] * 3)
     assert stage.wait_for([killer]) == {"FAILURE": 1}
     assert stage.wait_for(neighbours) == {"SUCCESS": 3}
@@ -176,13 +175,12 @@ def test_what_has_killed_its_child_runs_alone(leased_stage: Stage, pool: str) ->
 def test_a_suspect_that_waits_for_its_turn_stops_nobody_else(redis_stage: Stage, pool: str) -> None:
     stage = redis_stage
     stage.worker(pool=pool, concurrency=4)
-    long = stage.send("run" if pool == "threads" else "nap", 5.0)
+    long = stage.send("run_until_told" if pool == "threads" else "nap_until_told")
     wait_until(lambda: stage.runs()[long.id])
     suspect = stage.send("run", 0.0, headers={COUNT_HEADER: 1})
-    began = time.monotonic()
-    stage.wait_for(stage.send_many("run", [(0.0,)] * 5), 20)
-    stage.wait_for([suspect], 20)
-    assert time.monotonic() - began < 3
+    stage.wait_for(stage.send_many("run", [(0.0,)] * 5))
+    stage.wait_for([suspect])
+    assert stage.states([long]) == {"PENDING": 1}
 
 
 # -- the end ---------------------------------------------------------------------------------------
@@ -193,12 +191,13 @@ def test_a_worker_that_stops_keeps_nothing_from_others(stage: Stage, pool: str) 
     """What it has fetched and not begun goes back at once, not when its last task has ended."""
     worker = stage.worker(pool=pool, concurrency=2)
     name = "run" if pool != "asyncio" else "nap"
-    long = stage.send_many(name, [(3.0,)] * 2)
+    long = stage.send_many(f"{name}_until_told", [()] * 2)
     wait_until(lambda: len(stage.runs()) == 2)
     waiting = stage.send_many(name, [(0.0,)] * 4)
     worker.term()
     wait_until(lambda: stage.app.broker.size("celery") == 4)
-    assert not stage.states(long)["SUCCESS"]
+    assert stage.states(long) == {"PENDING": 2}
+    stage.tell()
     stage.worker(pool=pool, concurrency=2)
     assert stage.wait_for([*waiting, *long]) == {"SUCCESS": 6}
     assert set(stage.runs().values()) == {1}
@@ -218,12 +217,12 @@ def test_all_that_ended_in_an_outage_is_settled_at_a_warm_stop(
     results = stage.send_many(name, [(0.6,), (1.2,), (1.8,)])
     wait_until(lambda: len(stage.runs()) == 3)
     server.kill()
-    wait_until(lambda: len(stage.ends()) == 2)
+    wait_until(lambda: len(stage.ends()) >= 2)
     worker.term()
     wait_until(lambda: len(stage.ends()) == 3)
     time.sleep(0.5)
     server.start()
-    assert worker.wait(12) == 0
+    assert worker.wait(20) == 0
     stage.worker(pool=pool, concurrency=4)
     assert stage.wait_for(results) == {"SUCCESS": 3}
     assert set(stage.runs().values()) == {1}
@@ -236,15 +235,19 @@ def test_a_warm_stop_in_an_outage_neither_spins_nor_floods_the_log(
     stage = outage_stage
     worker = stage.worker(pool=pool, concurrency=4)
     name = "run" if pool != "asyncio" else "nap"
-    stage.send_many(name, [(0.4,), (0.8,), (3.0,)])
+    stage.send_many(name, [(0.4,), (0.8,), (30.0,)])
     wait_until(lambda: len(stage.runs()) == 3)
     server.kill()
     worker.term()
     wait_until(lambda: len(stage.ends()) == 2)
     children = worker.children()
-    before = sum(map(cpu_seconds, children))
-    time.sleep(1.0)
-    assert sum(map(cpu_seconds, children)) - before < 0.3
+
+    def spent() -> float:
+        before = sum(map(cpu_seconds, children))
+        time.sleep(1.0)
+        return sum(map(cpu_seconds, children)) - before
+
+    assert any(spent() < 0.3 for _ in range(3))
     assert worker.output().count("trying again") < 8
 
 
@@ -336,8 +339,9 @@ def test_everything_comes_to_the_same_end_in_every_pool(stage: Stage, pool: str)
     ignored = stage.send("flow", "ignore")
     time.sleep(0.1)
     stage.worker(pool=pool, concurrency=4, conf=conf, queues="celery,other")
-    stage.wait_for(list(sent.values()), 15)
+    stage.wait_for(list(sent.values()))
     wait_until(lambda: len(stage.traces("flow", "linked")) == 3 and stage.traces("errback"))
+    wait_until(lambda: stage.traces("flow", "ignore"))
     states = {name: dict(stage.states([result])) for name, result in sent.items()}
     success, failure, revoked = {"SUCCESS": 1}, {"FAILURE": 1}, {"REVOKED": 1}
     assert states == {
@@ -356,4 +360,4 @@ def test_everything_comes_to_the_same_end_in_every_pool(stage: Stage, pool: str)
     wait_until(lambda: stage.app.broker.dead("celery") == 2)
     letters = {letter.id: letter.reason for letter in stage.app.broker.dead_letters("celery")}
     assert set(letters) == {sent[name].id for name in ("reject", "no headers")}
-    assert stage.app.broker.size("celery") == 0
+    wait_until(lambda: stage.app.broker.size("celery") == 0)

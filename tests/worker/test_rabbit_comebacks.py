@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 from minicelery.canvas import Signature
 from minicelery.routing import Exchange, Queue
 from tests.rabbit import RabbitServer
 from tests.waiting import wait_until
+from tests.worker.apps.tasks import told
 from tests.worker.harness import Stage
 
 
@@ -37,11 +39,14 @@ def test_callbacks_are_sent_once_though_the_connection_was_lost_during_the_run(
     stage = private_stage
     stage.worker()
     callback = Signature({"task": "run", "immutable": True})
-    results = [stage.send(name, 1.0, link=callback) for name in ("run", "late_run") * 3]
-    for started in (2, 4, 6):
-        wait_until(lambda started=started: len(set(stage.runs()) & {r.id for r in results}) >= started)  # type: ignore[misc]
+    for pause in (0.0, 0.3, 1.0):
+        told(stage.path).unlink(missing_ok=True)
+        both = [stage.send(f"{kind}run_until_told", link=callback) for kind in ("", "late_")]
+        wait_until(lambda both=both: {result.id for result in both} <= set(stage.runs()))  # type: ignore[misc]
         private_rabbit.close_connections()
-    assert stage.wait_for(results) == {"SUCCESS": 6}
+        time.sleep(pause)
+        stage.tell()
+        assert stage.wait_for(both) == {"SUCCESS": 2}
     wait_until(lambda: len(stage.ends()) == 12)
     assert set(stage.ends().values()) == {1}
 
@@ -55,11 +60,11 @@ def test_other_tasks_go_on_while_the_server_takes_no_messages(
     private_rabbit.raise_memory_alarm()
     try:
         stage.worker()
-        assert stage.wait_for(results, timeout=15) == {"SUCCESS": 50}
-        assert stage.states([first]) == {"RETRY": 1}
+        assert stage.wait_for(results) == {"SUCCESS": 50}
+        wait_until(lambda: stage.states([first]) == {"RETRY": 1})
     finally:
         private_rabbit.clear_memory_alarm()
-    assert stage.wait_for([first], timeout=15) == {"SUCCESS": 1}
+    assert stage.wait_for([first]) == {"SUCCESS": 1}
     assert stage.runs()[first.id] == 2
 
 

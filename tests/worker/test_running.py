@@ -4,85 +4,75 @@ from __future__ import annotations
 
 import json
 import socket
+import statistics
 import time
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
+import pytest
 import redis
 
 from minicelery.broker.redis.envelope import encode
 from minicelery.message import Message, encode_body, new_id
-from minicelery.result import AsyncResult
 from tests.waiting import wait_until
 from tests.worker.harness import Stage
 
 
-def test_slow_tasks_do_not_hold_up_the_fast_ones_among_them(stage: Stage) -> None:
+@pytest.mark.parametrize("place", [0, 12, 90])
+def test_a_slow_task_does_not_hold_up_the_fast_ones_around_it(stage: Stage, place: int) -> None:
     stage.worker(concurrency=2)
     stage.wait_for(stage.send_many("noop", [()] * 200))  # so that batches are full
-    fast: list[AsyncResult[Any]] = []
-    naps: list[AsyncResult[Any]] = []
-    began = time.monotonic()
-    for turn in range(100):
-        fast.append(stage.send("run", 0.0))
-        if turn % 12 == 0 and len(naps) < 8:
-            naps.append(stage.send("run", 1.0))
-    assert stage.wait_for([*fast, *naps], timeout=15) == {"SUCCESS": 108}
-    took = time.monotonic() - began
-    ended = {trace.what: trace.time for trace in stage.traces("end")}
-    first = min(trace.time for trace in stage.traces("start"))
-    assert took < 5.5
-    # Each waits for the naps before it, and at most for one that came later, in the same batch.
-    sent = [result.id for result in fast]
-    for place, id in enumerate(sent):
-        naps_before = min(8, place // 12 + 1)
-        assert ended[id] - first < (naps_before + 1) // 2 * 1.0 + 1.5
+    fast = [stage.send("run", 0.0) for _ in range(place)]
+    slow = stage.send("run_until_told")
+    fast += [stage.send("run", 0.0) for _ in range(100 - place)]
+    assert stage.wait_for(fast) == {"SUCCESS": 100}
+    assert stage.states([slow]) == {"PENDING": 1}
+    stage.tell()
+    assert stage.wait_for([slow]) == {"SUCCESS": 1}
+    assert set(stage.runs().values()) == {1}
 
 
 def test_idle_siblings_get_what_a_busy_child_has_not_begun(stage: Stage) -> None:
-    stage.worker(concurrency=6)
-
-    def seconds() -> float:
-        """For twelve that are each shorter than the half second after which they are given back in any case."""
-        stage.wait_for(stage.send_many("noop", [()] * 1000))  # so that batches are full
-        began = time.monotonic()
-        assert stage.wait_for(stage.send_many("run", [(0.45,)] * 12)) == {"SUCCESS": 12}
-        return time.monotonic() - began
-
-    # It is 0.9 s on a quiet machine, and 2.2 s or more where siblings are not thought of.
-    assert any(seconds() < 2.0 for _ in range(3))
+    # Without regard to siblings it would be given back after an hour.
+    stage.worker(concurrency=6, conf={"imports": ["tests.worker.apps.patient"]})
+    stage.wait_for(stage.send_many("noop", [()] * 1000))  # so that batches are full
+    results = stage.send_many("run_until_told", [()] * 6)
+    wait_until(lambda: len(stage.runs()) == 6)
+    stage.tell()
+    assert stage.wait_for(results) == {"SUCCESS": 6}
+    assert len({result.result for result in results}) == 6
 
 
 def test_a_fast_tasks_result_does_not_wait_for_its_slow_neighbour(stage: Stage) -> None:
     stage.worker(concurrency=1)
     stage.wait_for(stage.send_many("noop", [()] * 200))  # so that batches are full
-    began = time.monotonic()
-    fast, slow = stage.send_many("run", [(0.0,), (4.0,)])
-    assert stage.wait_for([fast], timeout=5) == {"SUCCESS": 1}
-    assert time.monotonic() - began < 2.5
+    fast, slow = stage.send_many("run", [(0.0,), (50.0,)])
+    assert stage.wait_for([fast]) == {"SUCCESS": 1}
     assert stage.states([slow]) == {"PENDING": 1}
 
 
 def test_a_tracked_task_is_seen_as_started_with_its_process(stage: Stage) -> None:
     worker = stage.worker()
-    result = stage.send("tracked_run", 0.5)
-    wait_until(lambda: result.state == "STARTED", timeout=2)
+    result = stage.send("tracked_run_until_told")
+    wait_until(lambda: result.state == "STARTED")
     assert result.info["hostname"] == "w0@test"
     assert result.info["pid"] in worker.children()
+    stage.tell()
     assert stage.wait_for([result]) == {"SUCCESS": 1}
 
 
 def test_a_state_of_the_tasks_own_is_not_overwritten_by_started(stage: Stage) -> None:
     stage.worker()
-    result = stage.send("report", 0.5)
-    seen = set()
-    while (state := result.state) != "SUCCESS":
-        seen.add(state)
+    result = stage.send("report_until_told")
+    wait_until(lambda: result.state == "PROGRESS")
+    # A child marks what runs after 20 ms.
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        assert result.state == "PROGRESS"
         time.sleep(0.01)
-    assert "PROGRESS" in seen
-    assert seen <= {"PENDING", "STARTED", "PROGRESS"}
-    assert stage.states([result]) == {"SUCCESS": 1}
+    stage.tell()
+    assert stage.wait_for([result]) == {"SUCCESS": 1}
 
 
 def test_a_task_that_was_revoked_before_it_began_does_not_run(stage: Stage) -> None:
@@ -103,17 +93,18 @@ def test_delayed_tasks_begin_when_they_are_due(stage: Stage) -> None:
     due = {stage.send("run", 0.0, countdown=delay).id: now + delay for delay in (0.4, 0.8, 1.2)}
     eta = datetime.fromtimestamp(now + 1.0, timezone(timedelta(hours=2)))
     due[stage.send("run", 0.0, eta=eta).id] = now + 1.0
-    wait_until(lambda: len(stage.runs()) == 4, timeout=5)
+    wait_until(lambda: len(stage.runs()) == 4)
     for trace in stage.traces("start"):
-        assert -0.01 <= trace.time - due[trace.what] < 1.0
+        assert trace.time - due[trace.what] >= -0.01
+    assert min(trace.time - due[trace.what] for trace in stage.traces("start")) < 1.0
 
 
 def test_a_delayed_task_that_was_sent_before_any_worker_waits_for_its_time(stage: Stage) -> None:
     due = time.time() + 1.5
     result = stage.send("run", 0.0, countdown=1.5)
     stage.worker()
-    assert stage.wait_for([result], timeout=5) == {"SUCCESS": 1}
-    assert -0.05 <= stage.traces("start")[0].time - due < 1.0
+    assert stage.wait_for([result]) == {"SUCCESS": 1}
+    assert stage.traces("start")[0].time - due >= -0.05
 
 
 def test_a_task_that_expired_in_the_queue_is_revoked(stage: Stage) -> None:
@@ -161,8 +152,9 @@ def test_a_full_queue_does_not_starve_the_other_one(stage: Stage) -> None:
     full = stage.send_many("run", [(0.01,)] * 300, queue="left")
     few = stage.send_many("run", [(0.01,)] * 5, queue="right")
     stage.worker(concurrency=1, queues="left,right")
-    assert stage.wait_for(few, timeout=10) == {"SUCCESS": 5}
-    assert stage.states(full)["PENDING"] > 150
+    assert stage.wait_for([*few, *full]) == {"SUCCESS": 305}
+    order = [trace.what for trace in stage.traces("start")]
+    assert max(order.index(result.id) for result in few) < 150
 
 
 def test_a_message_of_a_producer_that_does_not_ring_starts_at_once(redis_stage: Stage) -> None:
@@ -170,16 +162,18 @@ def test_a_message_of_a_producer_that_does_not_ring_starts_at_once(redis_stage: 
     wait_until(lambda: len(worker.children()) == 2)
     time.sleep(1.0)  # everybody is idle
     client = redis.Redis.from_url(redis_stage.url)
-    for _ in range(5):
+    took = []
+    for _ in range(9):
         id = new_id()
         client.lpush("celery", _envelope(id))
         pushed = time.time()
-        wait_until(partial(redis_stage.traces, "start", id), timeout=3)
-        assert redis_stage.traces("start", id)[0].time - pushed < 0.5
+        (started,) = wait_until(partial(redis_stage.traces, "start", id))
+        took.append(started.time - pushed)
         time.sleep(0.1)
+    assert statistics.median(took) < 0.2
     urgent = new_id()
     client.lpush("celery\x06\x169", _envelope(urgent))
-    wait_until(lambda: redis_stage.runs()[urgent], timeout=2)
+    wait_until(lambda: redis_stage.runs()[urgent])
     client.close()
 
 

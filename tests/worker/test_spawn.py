@@ -54,7 +54,7 @@ def test_tasks_run_in_fresh_interpreters_and_their_agent_is_one(spawning: Stage)
     results = spawning.send_many("run", [(0.002,)] * 200)
     assert spawning.wait_for(results) == {"SUCCESS": 200}
     assert set(spawning.runs().values()) == {1}
-    wait_until(lambda: len(worker.children()) == 2)
+    wait_until(lambda: len(worker.children()) == 2, 20)
     for pid in (*worker.children(), worker.agent()):
         assert "minicelery.worker.spawn" in command_line(pid)
     worker.term()
@@ -85,7 +85,7 @@ def test_time_limits_hold_in_spawned_children_even_against_c_code(spawning: Stag
 def test_spawned_children_are_replaced_after_their_number_of_tasks(spawning: Stage) -> None:
     spawning.worker(max_tasks_per_child=20)
     results = spawning.send_many("run", [(0.001,)] * 100)
-    assert spawning.wait_for(results) == {"SUCCESS": 100}
+    assert spawning.wait_for(results, 45) == {"SUCCESS": 100}
     assert set(spawning.runs().values()) == {1}
     pids = [trace.pid for trace in spawning.traces("start")]
     assert max(pids.count(pid) for pid in pids) <= 20
@@ -93,10 +93,10 @@ def test_spawned_children_are_replaced_after_their_number_of_tasks(spawning: Sta
 
 def test_a_signal_to_the_whole_group_stops_spawned_children_warm(spawning: Stage) -> None:
     worker = spawning.worker()
-    running = spawning.send_many("run", [(1.0,)] * 2)
-    wait_until(lambda: len(spawning.runs()) == 2)
+    running = spawning.send_many("run_until_told", [()] * 2)
+    wait_until(lambda: len(spawning.runs()) == 2, 20)
     worker.signal_group(signal.SIGINT)
-    assert worker.wait(5) == 0
+    assert worker.end_what_runs() == 0
     assert spawning.states(running) == {"SUCCESS": 2}
     assert not worker.processes()
 
@@ -104,7 +104,7 @@ def test_a_signal_to_the_whole_group_stops_spawned_children_warm(spawning: Stage
 def test_a_signal_to_the_group_while_children_are_starting_kills_none_of_them(spawning: Stage) -> None:
     worker = spawning.worker()  # ready, but its children are still being imported
     worker.signal_group(signal.SIGINT)
-    assert worker.wait(10) == 0
+    assert worker.wait(20) == 0
     assert "is lost" not in worker.output()
     assert not worker.processes()
 
@@ -112,9 +112,9 @@ def test_a_signal_to_the_group_while_children_are_starting_kills_none_of_them(sp
 def test_spawned_children_leave_when_their_parent_is_killed(spawning: Stage) -> None:
     worker = spawning.worker()
     result = spawning.send("run", 1.0)
-    wait_until(lambda: len(worker.children()) == 2 and spawning.runs()[result.id])
+    wait_until(lambda: len(worker.children()) == 2 and spawning.runs()[result.id], 20)
     worker.kill()
-    wait_until(lambda: not worker.processes(), timeout=5)
+    wait_until(lambda: not worker.processes(), timeout=15)
     assert spawning.states([result]) == {"SUCCESS": 1}
 
 
@@ -142,7 +142,7 @@ class Project:
                 start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
 
-    def said(self, text: str, timeout: float = 15.0) -> bool:
+    def said(self, text: str, timeout: float = 40.0) -> bool:
         return wait_until(lambda: text in self.output.read_text(), timeout)
 
     def call(self, name: str, *args: Any, app: Celery | None = None) -> Any:
@@ -150,7 +150,7 @@ class Project:
         app = app or Celery("producer", broker=f"sqlite:///{self.folder}/queue.db", set_as_current=False)
         app.conf.result_backend = f"sqlite:///{self.folder}/queue.db"
         with app:
-            return app.send_task(name, args).get(timeout=15)
+            return app.send_task(name, args).get(timeout=40)
 
     def close(self) -> None:
         if self.output.exists():
@@ -292,7 +292,7 @@ def test_a_childs_first_and_last_signals_are_sent_in_the_child(project: Project,
     assert project.process is not None
     parent = project.process.pid
     project.process.terminate()
-    assert project.process.wait(10) == 0
+    assert project.process.wait(20) == 0
     assert project.said(f"worker_process_shutdown {pid} {{'pid': {pid}, 'exitcode': 0}}")
     assert project.output.read_text().count(f"worker_before_create_process {parent} ") == 2  # child and agent
     project.process = None
@@ -327,6 +327,7 @@ def test_children_whose_app_fails_to_import_are_tried_ever_more_slowly(project: 
     assert project.said("broken now")
     time.sleep(2.0)
     # Child and agent; as fast as they can they would try some thirty times.
-    assert 2 <= project.output.read_text().count("RuntimeError: broken now") <= 18
+    assert project.output.read_text().count("RuntimeError: broken now") <= 18
+    wait_until(lambda: project.output.read_text().count("RuntimeError: broken now") >= 2, 30)
     project.write("tasks.py", APP)
     assert project.call("tasks.add", 3, 4) == 7

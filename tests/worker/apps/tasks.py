@@ -39,6 +39,9 @@ def note(state: Any, what: str, until_told: bool = False) -> None:
     traces.add("note", what)
 
 
+LINE = 128
+
+
 class Traces:
     """Lines appended by many processes at once; one write each, so they never mix."""
 
@@ -49,12 +52,18 @@ class Traces:
         Traces.latest = self
 
     def add(self, kind: str, what: object = "", detail: object = "") -> None:
-        line = f"{kind} {what} {os.getpid()} {time.time():.6f} {detail}\n".encode()
+        line = f"{kind} {what} {os.getpid()} {time.time():.6f} {detail}".encode()
+        # A write over the border of two pages may be seen half done, and a signal may end it there.
+        line = line.ljust(-(-(len(line) + 1) // LINE) * LINE - 1) + b"\n"
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(file, line)
         finally:
             os.close(file)
+
+
+UNTOLD = 50.0
+"""Seconds after which a task that runs until it is told ends all the same."""
 
 
 class Odd(BaseException):
@@ -110,14 +119,18 @@ def make_app(url: str, path: Path, backend: str = "", **conf: Any) -> Celery:
         hold_the_gil(seconds)
         traces.add("end", self.request.id)
 
-    @app.task(name="run_until_told", bind=True)
-    def run_until_told(self: Any) -> None:
+    def run_until_told(self: Any) -> int:
         """Run until `Stage.tell`."""
         traces.add("start", self.request.id)
-        end = time.monotonic() + 30.0
+        end = time.monotonic() + UNTOLD
         while not told(path).exists() and time.monotonic() < end:
             time.sleep(0.02)
         traces.add("end", self.request.id)
+        return os.getpid()
+
+    app.task(name="run_until_told", bind=True)(run_until_told)
+    app.task(name="late_run_until_told", bind=True, **late)(run_until_told)
+    app.task(name="tracked_run_until_told", bind=True, track_started=True)(run_until_told)
 
     app.task(name="run_in_c", bind=True)(run_in_c)
     app.task(name="late_run_in_c", bind=True, **late)(run_in_c)
@@ -157,10 +170,10 @@ def make_app(url: str, path: Path, backend: str = "", **conf: Any) -> Celery:
             return "cleaned up"
         return "in time"
 
-    @app.task(name="report", bind=True, track_started=True)
-    def report(self: Any, seconds: float) -> None:
+    @app.task(name="report_until_told", bind=True, track_started=True)
+    def report_until_told(self: Any) -> None:
         self.update_state(state="PROGRESS", meta={"done": 1})
-        time.sleep(seconds)
+        run_until_told(self)
 
     @app.task(name="again", bind=True, max_retries=3)
     def again(self: Any, until: int) -> int:
@@ -187,6 +200,17 @@ def make_app(url: str, path: Path, backend: str = "", **conf: Any) -> Celery:
     app.task(name="nap", bind=True)(nap)
     app.task(name="late_nap", bind=True, **late)(nap)
     app.task(name="tracked_nap", bind=True, track_started=True)(nap)
+
+    async def nap_until_told(self: Any) -> None:
+        traces.add("start", self.request.id)
+        end = time.monotonic() + UNTOLD
+        while not told(path).exists() and time.monotonic() < end:
+            await asyncio.sleep(0.1)
+        traces.add("end", self.request.id)
+
+    app.task(name="nap_until_told", bind=True)(nap_until_told)
+    app.task(name="late_nap_until_told", bind=True, **late)(nap_until_told)
+    app.task(name="tracked_nap_until_told", bind=True, track_started=True)(nap_until_told)
 
     @app.task(name="own_id", bind=True)
     async def own_id(self: Any) -> list[str]:
