@@ -16,8 +16,7 @@ from tests.worker.conftest import staged
 from tests.worker.harness import Stage
 
 RATE, ROOM = 10, 3
-LATENESS = 0.1
-"""Seconds between a run's admission and its first line, at most: two cores, many processes."""
+WORKERS, CHILDREN = 3, 2
 
 
 def limited(**tasks: dict[str, Any]) -> dict[str, Any]:
@@ -50,34 +49,42 @@ def most_at_a_time(stage: Stage, ids: set[str]) -> int:
 
 
 def check_rate(times: list[float], per_second: float) -> None:
-    """In no window begin more than its share and one."""
+    """In no window begin more than its share and one.
+
+    And what was admitted before the window: a child may be kept from the first line of its run for any time.
+    """
     for first in range(len(times)):
         for last in range(first + 1, len(times)):
-            window = times[last] - times[first] + LATENESS
-            assert last - first <= window * per_second + 1, (first, last, window)
+            window = times[last] - times[first]
+            assert last - first <= window * per_second + 1 + WORKERS * CHILDREN, (first, last, window)
+
+
+def seconds_of_the_quickest(runs: int, times: list[float]) -> float:
+    """The least time in which so many have begun, one after the other."""
+    return min(later - first for first, later in zip(times, times[runs:], strict=False))
 
 
 def check_limits_hold(stage: Stage, seconds: float, conf: dict[str, Any], least: float = 0.8) -> None:
     """Three workers with two children each, three kinds of tasks, for so long.
 
-    `least` is the part of the rate that is reached in any case.
+    `least` is the part of the rate that is reached when nothing else keeps the machine busy.
     """
     conf |= limited(run={"rate_limit": f"{RATE}/s"}, late_run={"concurrency_limit": ROOM})
-    paced = {result.id for result in stage.send_many("run", [()] * int(seconds * RATE * 2))}
+    paced = {result.id for result in stage.send_many("run", [()] * int(seconds * RATE * 4))}
     crowd = {result.id for result in stage.send_many("late_run", [(0.1,)] * int(seconds * 15))}
-    for _ in range(3):
-        stage.worker(conf=conf)
-    sent = time.time()
-    others = [stage.send("noop") for _ in range(100)]
-    stage.wait_for(others, 10)
-    assert time.time() - sent < 5, "the others had to wait"
+    for _ in range(WORKERS):
+        stage.worker(conf=conf, concurrency=CHILDREN)
+    stage.wait_for([stage.send("noop") for _ in range(100)])
+    assert len(starts(stage, paced)) < len(paced), "the others had to wait"
     wait_until(lambda: len(starts(stage, paced)) > 2, 10)
     time.sleep(seconds)
     others = stage.send_many("noop", [()] * 20)
-    stage.wait_for(others, 5)
+    stage.wait_for(others)
+    assert len(starts(stage, paced)) < len(paced), "the others had to wait"
+    wait_until(lambda: len(starts(stage, paced)) > 2 * RATE)
     begun = starts(stage, paced)
     check_rate(begun, RATE)
-    assert len(begun) >= RATE * (begun[-1] - begun[0]) * least
+    assert seconds_of_the_quickest(2 * RATE, begun) <= 2 / least
     assert most_at_a_time(stage, crowd) == ROOM
     assert len(stage.ends()) >= len(begun)
     assert max(stage.runs().values()) == 1
@@ -103,15 +110,15 @@ def test_the_place_of_a_killed_child_is_free_at_once(stage: Stage, redis_url: st
     if stage.url.startswith("amqp"):
         conf |= {"task_limits_url": redis_url}
     worker = stage.worker(conf=conf)
-    first = stage.send("run", 30)
+    first = stage.send("run", 50)
     (trace,) = wait_until(lambda: stage.traces("start", first.id))
     second = stage.send("run", 0)
     other = stage.send("noop")
-    stage.wait_for([other], 5)
+    stage.wait_for([other])
     assert stage.runs()[second.id] == 0
     os.kill(trace.pid, signal.SIGKILL)
     # On RabbitMQ it comes back after about as long as runs take.
-    assert stage.wait_for([first, second], 10) == {"FAILURE": 1, "SUCCESS": 1}
+    assert stage.wait_for([first, second]) == {"FAILURE": 1, "SUCCESS": 1}
     assert worker.poll() is None
 
 
@@ -134,14 +141,16 @@ def test_rooms_hold_while_children_are_killed(leased_stage: Stage) -> None:
             and not any(e.pid == trace.pid and e.time > trace.time for e in ended)
         ]
 
-    killed = 4
-    for _ in range(killed):
-        victim = wait_until(running, 10)[0].pid
-        os.kill(victim, signal.SIGKILL)
-        wait_until(lambda pid=victim: all(pid not in worker.children() for worker in workers))
+    killed = 0
+    while killed < 4 and len(stage.ends()) < 30:
+        for victim in running()[:1]:
+            os.kill(victim.pid, signal.SIGKILL)
+            wait_until(lambda pid=victim.pid: all(pid not in worker.children() for worker in workers))
+            killed += 1
+    assert killed
     assert stage.wait_for(results, 30) == {"SUCCESS": 30}
     # One that was killed between its last line and its outcome may have ended all the same.
-    assert 30 < sum(stage.runs().values()) <= 30 + killed
+    assert 30 <= sum(stage.runs().values()) <= 30 + killed
     check_spans(stage, ids, 2)
 
 
@@ -161,40 +170,42 @@ def test_what_waits_outlives_its_workers(leased_stage: Stage) -> None:
     stage = leased_stage
     conf = limited(run={"concurrency_limit": 1})
     worker = stage.worker(conf=conf)
-    first = stage.send("run", 20)
+    first = stage.send("run", 50)
     wait_until(lambda: stage.runs()[first.id])
     waiting = [stage.send("run", 0) for _ in range(5)]
     wait_until(lambda: stage.app.broker.delayed("celery") == 5)
     worker.quit()  # cold: the running one fails
     worker.wait()
     stage.worker(conf=conf)
-    assert stage.wait_for([first, *waiting], 15) == {"FAILURE": 1, "SUCCESS": 5}
+    assert stage.wait_for([first, *waiting]) == {"FAILURE": 1, "SUCCESS": 5}
 
 
 def test_a_retry_lets_the_next_one_in(leased_stage: Stage) -> None:
     stage = leased_stage
     stage.worker(conf=limited(again={"concurrency_limit": 1}))
     results = [stage.send("again", 2) for _ in range(3)]
-    assert stage.wait_for(results, 15) == {"SUCCESS": 3}
+    assert stage.wait_for(results) == {"SUCCESS": 3}
     assert set(stage.runs().values()) == {3}
 
 
 def test_a_unique_call_is_there_until_it_has_ended(stage: Stage, redis_url: str) -> None:
-    conf: dict[str, Any] = limited(run={"unique": True})
+    conf: dict[str, Any] = limited(run={"unique": True}, run_until_told={"unique": True})
     if stage.url.startswith("amqp"):
         conf |= {"task_limits_url": redis_url}
     stage.app.conf.update(conf)
-    run = stage.app.tasks["run"]
-    first = run.delay(0.5)
-    assert run.delay(0.5).id == first.id
-    assert run.delay(0.6).id != first.id
+    run, held = stage.app.tasks["run"], stage.app.tasks["run_until_told"]
+    assert run.delay(0.5).id == run.delay(0.5).id != run.delay(0.6).id
+    first = held.delay()
+    assert held.delay().id == first.id
     stage.worker(conf=conf)
     wait_until(lambda: stage.runs()[first.id])
-    assert run.delay(0.5).id == first.id
+    assert held.delay().id == first.id
+    stage.tell()
     stage.wait_for([first])
-    second = wait_until(lambda: (again := run.delay(0.5)).id != first.id and again, 5)
+    second = wait_until(lambda: (again := held.delay()).id != first.id and again)
     assert stage.wait_for([second]) == {"SUCCESS": 1}
-    assert sum(stage.runs().values()) == 3
+    wait_until(lambda: len(stage.ends()) == 4)
+    assert set(stage.runs().values()) == {1}
 
 
 def test_limits_that_nobody_can_keep_are_refused_at_the_start(

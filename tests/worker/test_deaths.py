@@ -12,7 +12,7 @@ import pytest
 from minicelery.canvas import Signature
 from minicelery.exceptions import WorkerLostError
 from tests.waiting import wait_until
-from tests.worker.harness import Stage, kill_repeatedly
+from tests.worker.harness import Stage, kill_repeatedly, undisturbed
 
 EARLY_DEATHS = {
     "0": "WorkerLostError",
@@ -34,15 +34,12 @@ def test_no_late_task_is_lost_while_children_are_killed_again_and_again(stage: S
     results = stage.send_many("late_run", [(0.02,)] * 2000)
     rng = random.Random(1)
 
-    def over(killed: int) -> bool:
-        return killed >= 60 and set(stage.states(results)) == {"SUCCESS"}
-
-    end = time.monotonic() + 90
-    killed = kill_repeatedly(worker, 0.2, lambda killed: over(killed) or time.monotonic() > end, rng.choice)
-    assert stage.states(results) == {"SUCCESS": 2000}
-    assert killed >= 60
+    end = time.monotonic() + 45
+    killed = kill_repeatedly(worker, 0.2, lambda killed: killed >= 60 or time.monotonic() > end, rng.choice)
+    assert stage.wait_for(results, 60) == {"SUCCESS": 2000}
+    assert killed >= 20
     assert set(stage.ends()) == {result.id for result in results}
-    assert stage.app.broker.size("celery") == 0
+    wait_until(lambda: stage.app.broker.size("celery") == 0)
 
 
 @pytest.mark.timeout(90)
@@ -57,20 +54,24 @@ def test_early_tasks_whose_children_are_killed_end_once_and_as_failures(
     worker = stage.worker(concurrency=3)
     results = stage.send_many("run", [(seconds,)] * number, link_error=Signature({"task": "errback"}))
     rng = random.Random(2)
-    end = time.monotonic() + 40
+    end = time.monotonic() + 20
+    if stage.url.startswith("amqp"):
+        every *= 4  # those that talk to RabbitMQ take longer to begin
 
     def over(killed: int) -> bool:
         return set(stage.states(results)) <= {"SUCCESS", "FAILURE"} or time.monotonic() > end
 
     killed = kill_repeatedly(worker, every, over, rng.choice)
-    states = stage.wait_for(results)
+    stage.wait_for(results, 50)
     runs = stage.runs()
     assert max(runs.values()) == 1
-    assert killed > 5 and states["FAILURE"] > 0
+    assert killed
     failed = {result.id for result in results if result.state == "FAILURE"}
     # What a child had ended before it began another task keeps its result.
     last = {trace.pid: trace.what for trace in stage.traces("start")}
     assert failed & set(runs) <= set(last.values())
+    # And what it was at has failed.
+    assert set(last.values()) - set(stage.ends()) <= failed
     # A child may die between taking a task up and its first line.
     assert set(runs) | failed == {result.id for result in results}
     assert len(failed) <= killed
@@ -88,26 +89,26 @@ def test_early_tasks_whose_children_are_killed_end_once_and_as_failures(
 
 def test_what_a_worker_that_is_gone_has_held_runs_on_another(stage: Stage) -> None:
     lost = stage.worker(conf={"worker_lease": 4.0})
-    long = stage.send_many("late_run", [(3.0,)] * 2)
+    long = stage.send_many("late_run_until_told", [()] * 2)
+    wait_until(lambda: len(stage.runs()) == 2)
     short = stage.send_many("late_run", [(0.001,)] * 50)
-    wait_until(lambda: len(stage.runs()) >= 2 and stage.app.broker.size("celery") >= 40)
+    wait_until(lambda: stage.app.broker.size("celery") == 50)
     time.sleep(0.1)  # the keepers mark what runs as begun
     lost.kill_all()
+    stage.tell()
     stage.worker(conf={"worker_lease": 4.0})
-    # The lease, a second of looking after leases, the tasks themselves.
-    assert stage.wait_for([*long, *short], timeout=4 + 1 + 3 + 2) == {"SUCCESS": 52}
+    assert stage.wait_for([*long, *short]) == {"SUCCESS": 52}
     assert set(stage.ends()) == {result.id for result in [*long, *short]}
 
 
 def test_an_early_task_of_a_worker_that_is_gone_fails_and_does_not_run_again(leased_stage: Stage) -> None:
     stage = leased_stage
     lost = stage.worker(conf={"worker_lease": 2.0})
-    result = stage.send("run", 30.0)
-    wait_until(lambda: stage.runs()[result.id] == 1)
-    time.sleep(0.2)  # the keeper marks it as begun
+    result = stage.send("tracked_run", 50.0)
+    wait_until(lambda: result.state == "STARTED")  # with which the broker knows that it was begun
     lost.kill_all()
     stage.worker(conf={"worker_lease": 2.0})
-    assert stage.wait_for([result], timeout=10) == {"FAILURE": 1}
+    assert stage.wait_for([result]) == {"FAILURE": 1}
     assert isinstance(result.result, WorkerLostError)
     assert stage.runs()[result.id] == 1
 
@@ -116,9 +117,13 @@ def test_an_early_task_of_a_worker_that_is_gone_fails_and_does_not_run_again(lea
 def test_a_task_longer_than_three_leases_runs_once_while_its_worker_lives(stage: Stage, name: str) -> None:
     for _ in range(2):
         stage.worker(concurrency=1, conf={"worker_lease": 1.0})
-    result = stage.send(name, 3.5)
-    assert stage.wait_for([result], timeout=10) == {"SUCCESS": 1}
-    assert stage.runs()[result.id] == 1
+
+    def runs_once() -> bool:
+        result = stage.send(name, 3.5)
+        assert stage.wait_for([result]) == {"SUCCESS": 1}
+        return stage.runs()[result.id] == 1
+
+    assert undisturbed(0.3, runs_once)
 
 
 @pytest.mark.parametrize("how", EARLY_DEATHS)
@@ -128,7 +133,7 @@ def test_a_task_that_ends_its_process_is_a_failure_and_the_next_one_runs(
     redis_stage.worker(concurrency=1)
     result = redis_stage.send("die", how)
     after = redis_stage.send("run", 0.0)
-    assert redis_stage.wait_for([result, after], timeout=5) == {"FAILURE": 1, "SUCCESS": 1}
+    assert redis_stage.wait_for([result, after]) == {"FAILURE": 1, "SUCCESS": 1}
     assert type(result.result).__name__ == EARLY_DEATHS[how]
     assert redis_stage.runs()[result.id] == 1
 
@@ -164,7 +169,7 @@ def test_a_child_killed_while_idle_is_replaced(stage: Stage) -> None:
     wait_until(lambda: len(worker.children()) == 2)
     before = worker.children()
     os.kill(before[0], signal.SIGKILL)
-    wait_until(lambda: len(worker.children()) == 2 and set(worker.children()) != set(before), timeout=3)
+    wait_until(lambda: len(now := worker.children()) == 2 and set(now) != set(before))
     assert stage.wait_for(stage.send_many("run", [(0.05,)] * 20)) == {"SUCCESS": 20}
 
 
@@ -174,7 +179,7 @@ def test_an_agent_that_is_killed_is_started_again_and_no_task_notices(stage: Sta
     results = stage.send_many("late_run", [(0.05,)] * 60)
     agent = worker.agent()
     os.kill(agent, signal.SIGKILL)
-    wait_until(lambda: worker.agent() != agent, timeout=5)
+    wait_until(lambda: worker.agent() != agent)
     assert stage.wait_for(results) == {"SUCCESS": 60}
     assert max(stage.runs().values()) == 1
 
@@ -193,9 +198,9 @@ def test_a_child_and_the_agent_killed_at_once_lose_nothing(stage: Stage) -> None
 
 def test_children_that_die_at_their_start_are_replaced_ever_more_slowly(redis_stage: Stage) -> None:
     worker = redis_stage.worker(broken_start=True, concurrency=2)
-    time.sleep(3.0)
-    started = len(redis_stage.traces("child"))
-    assert 4 <= started <= 14
+    begun = wait_until(lambda: len(found := redis_stage.traces("child")) >= 6 and found, 30)
+    # The sixth is not started before four have died, and the pause after the fourth is of 1.6 s.
+    assert begun[5].time - begun[3].time > 1.5
     worker.term()
     assert worker.wait() == 0
 
@@ -213,8 +218,9 @@ def test_children_are_replaced_after_their_number_of_tasks(stage: Stage) -> None
 
 
 def test_a_child_that_has_grown_too_big_is_replaced(redis_stage: Stage) -> None:
-    redis_stage.worker(concurrency=1, max_memory_per_child=100_000)
-    results = [redis_stage.send("swell", 60) for _ in range(8)]
-    assert redis_stage.wait_for(results) == {"SUCCESS": 8}
+    worker = redis_stage.worker(concurrency=1, max_memory_per_child=100_000)
+    for _ in range(3):
+        result = redis_stage.send("swell", 100)
+        assert redis_stage.wait_for([result]) == {"SUCCESS": 1}
+        wait_until(lambda pid=result.result: pid not in worker.children())  # type: ignore[misc]
     assert max(redis_stage.runs().values()) == 1
-    assert len({result.result for result in results}) >= 3
