@@ -64,7 +64,7 @@ def test_a_message_that_cannot_be_read_is_put_aside_and_the_next_task_runs(
         result = stage.send("run", 0.0)
         worker = stage.worker(concurrency=1)
         children = wait_until(worker.children)
-        assert stage.wait_for([result], timeout=10) == {"SUCCESS": 1}
+        assert stage.wait_for([result]) == {"SUCCESS": 1}
         wait_until(lambda count=restarted + 1: len(stage.app.broker.dead_letters("celery")) == count)
         assert worker.children() == children, "the message has ended a child"
         worker.term()
@@ -84,7 +84,7 @@ def test_poison_of_every_kind_at_the_head_of_the_queue_keeps_nothing_from_runnin
         channel.basic_publish("", "celery", body, properties)
     results = stage.send_many("run", [(0.0,)] * 20)
     stage.worker(concurrency=2)
-    assert stage.wait_for(results, timeout=15) == {"SUCCESS": 20}
+    assert stage.wait_for(results) == {"SUCCESS": 20}
     wait_until(lambda: len(stage.app.broker.dead_letters("celery")) == len(POISON))
     assert stage.app.broker.size("celery") == 0
 
@@ -99,7 +99,7 @@ def test_a_worker_whose_queue_is_deleted_makes_it_again_and_goes_on(
         channel.queue_delete("celery")
         # By another client, which does not declare it: the worker alone can have made it.
         wait_until(lambda: made(stage), timeout=10)
-        assert stage.wait_for(stage.send_many("run", [(0.0,)] * 4), timeout=10) == {"SUCCESS": 4}
+        assert stage.wait_for(stage.send_many("run", [(0.0,)] * 4)) == {"SUCCESS": 4}
     assert worker.poll() is None
 
 

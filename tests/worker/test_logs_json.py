@@ -118,7 +118,9 @@ def test_every_line_of_a_worker_is_an_object_those_of_tasks_with_their_id(redis_
     stage.wait_for([sent])
     lines = wait_until(
         lambda: [
-            line for line in map(json.loads, worker.output().splitlines()) if line.get("task_id") == sent.id
+            line
+            for line in map(json.loads, worker.output().split("\n")[:-1])
+            if line.get("task_id") == sent.id
         ]
     )
     assert {(line["task"], line["process"]) for line in lines} == {("noop", "Child-1")}

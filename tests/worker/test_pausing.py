@@ -33,7 +33,7 @@ def test_what_is_paused_before_a_worker_starts_waits_makes_way_and_runs_once(sta
     resume(broker, queues=["shut"], tasks=["run"])
     stage.wait_for([kept, *held])
     assert set(stage.runs().values()) == {1}
-    assert broker.size(aside("celery")) == 0
+    wait_until(lambda: broker.size(aside("celery")) == 0)
 
 
 def test_a_queue_that_is_paused_while_a_worker_waits_for_it_is_served_no_more(redis_stage: Stage) -> None:
