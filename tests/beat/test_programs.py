@@ -24,6 +24,7 @@ from minicelery.beat.lease import lead_of
 from minicelery.exceptions import OperationalError
 from tests.servers import RedisServer
 from tests.waiting import wait_until
+from tests.worker.harness import Stalls
 
 ROOT = Path(__file__).parents[2]
 MODULE = """
@@ -95,16 +96,26 @@ def recalled(app: Celery, topic: str) -> dict[str, bytes]:
 def leader(folder: Path) -> int:
     """The process number of the beat that has begun to lead last, as its log says."""
     lines = [
-        line for log in folder.glob("log*") for line in log.read_text().splitlines() if ": leading, as " in line
-    ]  # fmt: skip
+        line
+        for log in folder.glob("log*")
+        for line in log.read_text().split("\n")[:-1]  # the last one may be half there
+        if ": leading, as " in line
+    ]
     return int(max(lines).rpartition(" ")[2].split(":")[1]) if lines else 0
 
 
 def sent_ids(app: Celery) -> list[str]:
+    """The ids of all that was sent, by beats that have ended."""
+    size = app.broker.size("celery")
     consumer = app.broker.consumer(["celery"], "test", None)
     found: list[str] = []
-    while batch := consumer.swap([], 64, 0):
-        found += [delivery.message.id for delivery in batch]
+
+    def fetched() -> bool:
+        batch = consumer.swap([], 64, 0.1)
+        found.extend(delivery.message.id for delivery in batch)
+        return not batch and len(found) >= size
+
+    wait_until(fetched)
     consumer.close()
     return found
 
@@ -132,28 +143,31 @@ def gaps(app: Celery, ids: list[str], since: float) -> list[int]:
 def tick_on(app: Celery, run: Start, folder: Path, rounds: int, pause: float) -> None:
     """Kill the leader of three beats again and again."""
     beats = {process.pid: process for process in (run("beat", "-l", "info") for _ in range(3))}
-    wait_until(lambda: last_due(app), 15)
+    wait_until(lambda: last_due(app), 25)
     since = time.time() + 1
 
     def one_that_leads() -> int:
         return pid if (pid := leader(folder)) in beats else 0
 
-    for _ in range(rounds):
-        time.sleep(pause)  # ticks go by
-        killed = wait_until(one_that_leads, 15)
-        os.kill(killed, signal.SIGKILL)
-        beats.pop(killed).wait(5)
-        wait_until(one_that_leads, 10)
-        fresh = run("beat", "-l", "info")
-        beats[fresh.pid] = fresh
-    time.sleep(2)  # also until those begun last hear signals
+    with Stalls() as stalls:
+        for _ in range(rounds):
+            time.sleep(pause)  # ticks go by
+            killed = wait_until(one_that_leads, 20)
+            os.kill(killed, signal.SIGKILL)
+            beats.pop(killed).wait(10)
+            wait_until(one_that_leads, 20)
+            fresh = run("beat", "-l", "info")
+            beats[fresh.pid] = fresh
+        time.sleep(2)  # also until those begun last hear signals
     for process in beats.values():
         process.terminate()
-        assert process.wait(10) in (0, -signal.SIGTERM)
+        assert process.wait(15) in (0, -signal.SIGTERM)
     ids = sent_ids(app)
     assert max(Counter(ids).values()) == 1
-    found = gaps(app, ids, since)
-    assert len(found) <= rounds and max(found, default=0) <= 9, found
+    # Who can't run for a while makes up for one tick only, be it a beat or the whole machine.
+    missing = [gap for gap in gaps(app, ids, since) if gap > 1 + stalls.longest]
+    assert len(missing) <= rounds, (missing, stalls.longest)
+    assert max(missing, default=0) <= 9 + stalls.longest, (missing, stalls.longest)
 
 
 def test_another_beat_takes_over_within_ten_seconds_and_doubles_nothing(
@@ -209,11 +223,11 @@ def test_beat_says_what_runs_next_in_local_time_and_utc(sqlite_url: str, run: St
 def test_a_worker_whose_agent_is_killed_sends_on(redis_url: str, run: Start, tmp_path: Path) -> None:
     with write_shop(tmp_path, redis_url) as app:
         run("worker", "--beat", "-c", "1", "-l", "info")
-        first = wait_until(lambda: leader(tmp_path), 15)
+        first = wait_until(lambda: leader(tmp_path), 20)
         os.kill(first, signal.SIGKILL)
-        wait_until(lambda: leader(tmp_path) not in (0, first), 15)
+        wait_until(lambda: leader(tmp_path) not in (0, first), 20)
         before = last_due(app)
-        wait_until(lambda: last_due(app) > before + 1, 10)
+        wait_until(lambda: last_due(app) > before + 1, 15)
 
 
 @pytest.mark.slow
@@ -222,15 +236,15 @@ def test_a_leader_that_was_stopped_for_long_doubles_nothing(
 ) -> None:
     with write_shop(tmp_path, redis_url) as app:
         beats = {process.pid: process for process in (run("beat", "-l", "info") for _ in range(2))}
-        first = wait_until(lambda: leader(tmp_path), 15)
+        first = wait_until(lambda: leader(tmp_path), 20)
         os.kill(first, signal.SIGSTOP)
-        wait_until(lambda: leader(tmp_path) not in (0, first), 15)
+        wait_until(lambda: leader(tmp_path) not in (0, first), 20)
         time.sleep(2)
         os.kill(first, signal.SIGCONT)
         time.sleep(3)
         for process in beats.values():
             process.terminate()
-            assert process.wait(10) == 0
+            assert process.wait(15) == 0
         assert max(Counter(sent_ids(app)).values()) == 1
         assert "standing by" in "".join(log.read_text() for log in tmp_path.glob("log*"))
 
@@ -277,12 +291,12 @@ def test_a_worker_that_hears_of_a_beat_is_silent(watched: Celery, caplog: pytest
 
 def test_a_lead_that_is_nobodys_is_taken_and_given_up(shop: Celery) -> None:
     broker = shop.broker
-    assert broker.lead("x", "me", 5) == "me"
-    assert broker.lead("x", "me", 5) == "me"
+    assert broker.lead("x", "me", 60) == "me"
+    assert broker.lead("x", "me", 60) == "me"
     with Celery("other", broker=shop.conf.broker_url, set_as_current=False) as other:
-        assert other.broker.lead("x", "you", 5) != "you"
+        assert other.broker.lead("x", "you", 60) != "you"
         broker.step_down("x", "me")
-        assert wait_until(lambda: other.broker.lead("x", "you", 5) == "you")
+        assert wait_until(lambda: other.broker.lead("x", "you", 60) == "you")
 
 
 def test_a_broker_that_is_not_there_is_an_operational_error() -> None:
@@ -304,17 +318,18 @@ def test_beat_outlives_its_broker_and_catches_up_once(
         private_redis.kill()
         away = time.time()
         time.sleep(4)  # so many ticks are missed
-        private_redis.start()  # with nothing of what was in it
         back = time.time()
+        private_redis.start()  # with nothing of what was in it
         wait_until(lambda: app.broker.size("celery") >= 3, 15)
         assert beat.poll() is None
-        log = (tmp_path / "log0").read_text()
-        assert log.count("waiting for the broker") == 1 and "the broker is back" in log
-        ids = sent_ids(app)
+        log = tmp_path / "log0"
+        wait_until(lambda: "the broker is back" in log.read_text())
+        assert log.read_text().count("waiting for the broker") == 1
+        last, ids = last_due(app), sent_ids(app)
         assert max(Counter(ids).values()) == 1
         made_up = [
-            due for second in range(-1, 8)
-            if away < (due := round(last_due(app) - second, 6)) < back - 1 and run_id(lead_of(app), "tick", due) in ids
+            due for second in range(-1, 30)
+            if away < (due := round(last - second, 6)) < back and run_id(lead_of(app), "tick", due) in ids
         ]  # fmt: skip
         assert len(made_up) <= 1
 
