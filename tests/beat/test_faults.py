@@ -366,7 +366,9 @@ def test_a_missing_exchange_keeps_and_doubles_no_other_entry(rabbit_app: Celery)
     assert set(found.values()) == {1} and len(found) >= 80
 
 
-def test_a_full_queue_keeps_and_doubles_no_other_entry(private_rabbit: RabbitServer) -> None:
+def test_a_full_queue_keeps_and_doubles_no_other_entry(
+    private_rabbit: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
     private_rabbit.ctl("set_policy", "full", "^full$", '{"max-length":1,"overflow":"reject-publish"}')
     with Celery("t", broker=private_rabbit.url(), set_as_current=False) as app:
         app.conf.beat_schedule = {
@@ -377,6 +379,8 @@ def test_a_full_queue_keeps_and_doubles_no_other_entry(private_rabbit: RabbitSer
         found = ids_in(app, "celery")
         assert set(found.values()) == {1}
         assert app.broker.size("full") == 1
+        assert "queue 'full' is full" in caplog.text
+        assert "waiting for the broker" not in caplog.text  # the leader publishes on
         # What was refused is not noted as sent: who leads next goes on with it.
         assert json.loads(app.broker.recall(f"beat.{lead_of(app)}")["full"])["runs"] == 1
 

@@ -166,7 +166,7 @@ class Link:
     def close_channel(self, channel: int, end: float | None = None) -> None:
         """Close a channel that is open."""
         self.call(spec.Channel.Close(0, "", 0, 0), channel, end)
-        self._open.discard(channel)
+        self._forget(channel)
 
     def limit(self, timeout: float) -> None:
         """Each send takes at most `timeout` seconds from now on."""
@@ -392,11 +392,8 @@ class Link:
         if isinstance(method, spec.Channel.Close):
             self.send_method(channel, spec.Channel.CloseOk())
             self._partial.pop(channel, None)
-            self._open.discard(channel)
+            self._forget(channel)
             self.closed[channel] = Refused(method.reply_code, method.reply_text)
-            if channel == 1:
-                self.outstanding.clear()  # they never will be confirmed
-                self.published = 0
         elif isinstance(method, spec.Connection.Blocked):
             self.blocked = method.reason or "a resource alarm"
         elif isinstance(method, spec.Connection.Unblocked):
@@ -405,6 +402,13 @@ class Link:
             self.on_cancel(method.consumer_tag)
         else:
             self._answers.setdefault(channel, []).append(method)
+
+    def _forget(self, channel: int) -> None:
+        """A channel is closed; on the next one of its number messages are counted from 1."""
+        self._open.discard(channel)
+        if channel == 1:
+            self.outstanding.clear()  # they never will be confirmed
+            self.published = 0
 
     # -- the end ---------------------------------------------------------------------------
 
