@@ -281,7 +281,7 @@ class Supervisor:
                 elif not self.stopping or self.children:
                     log.error("The agent died (%s) and is restarted", _how(os.waitstatus_to_exitcode(status)))
                     if time.monotonic() - self.agent.born < HASTY:
-                        self._start_after = time.monotonic() + 1.0
+                        self._start_after = max(self._start_after, time.monotonic() + 1.0)
                 self.agent = None
                 if self.children and self.stopping and not self._start_after > time.monotonic():
                     self._start_agent()

@@ -174,10 +174,12 @@ def test_what_waits_outlives_its_workers(leased_stage: Stage) -> None:
     wait_until(lambda: stage.runs()[first.id])
     waiting = [stage.send("run", 0) for _ in range(5)]
     wait_until(lambda: stage.app.broker.delayed("celery") == 5)
-    worker.quit()  # cold: the running one fails
+    worker.quit()  # cold: the running one fails; the next may begin in the other child just before it ends
     worker.wait()
     stage.worker(conf=conf)
-    assert stage.wait_for([first, *waiting]) == {"FAILURE": 1, "SUCCESS": 5}
+    ends = stage.wait_for([first, *waiting])
+    assert first.failed()
+    assert ends in ({"FAILURE": 1, "SUCCESS": 5}, {"FAILURE": 2, "SUCCESS": 4})
 
 
 def test_a_retry_lets_the_next_one_in(leased_stage: Stage) -> None:
