@@ -210,7 +210,7 @@ def _resize(state: Any, how: str, n: Any) -> dict[str, str]:
             f"{how} by {n}: there are {state.concurrency} children; expected 1 or more, and at the end 1 to "
             f"{state.room} children"
         )
-    state.order(how, n=n)
+    state.order(how, lambda: state.concurrency == size, n=n)
     return ok(f"pool will {how}")
 
 
@@ -225,7 +225,7 @@ def autoscale(state: Any, max: Any = None, min: Any = None, **_: Any) -> dict[st
         least = most
     if not 1 <= least <= most <= state.room:
         return refused(f"max={most} min={least}: expected 1 <= min <= max <= {state.room}")
-    state.order("scale", most=most, least=least)
+    state.order("scale", lambda: state.scale == (least, most), most=most, least=least)
     return ok(f"autoscale now max={most} min={least}")
 
 

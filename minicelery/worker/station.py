@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 TRIED_FOR = 60.0
 """Seconds for which a queue that the broker has taken is not tried again: it costs a connection."""
 MOST_TRIED = 1000
+OBEYED = 0.5
+"""Seconds for which the parent is waited for: it takes a millisecond, unless it is starting a process."""
 _PORTS = {"redis": 6379, "rediss": 6379, "valkey": 6379, "amqp": 5672, "pyamqp": 5672, "amqps": 5671}
 _USAGE = (
     "utime", "stime", "maxrss", "ixrss", "idrss", "isrss", "minflt", "majflt", "nswap", "inblock", "oublock",
@@ -87,9 +89,15 @@ class Station:
         if self.changes.obey(change):
             self.agent.serve(self.changes.queues)
 
-    def order(self, what: str, **details: Any) -> None:
-        """Tell the parent.  Raises ValueError where it is too long for a pipe."""
+    def order(self, what: str, done: Callable[[], bool] = lambda: True, **details: Any) -> None:
+        """Have the parent do something; it mostly is `done` when this returns, so that what is asked next tells.
+
+        Raises ValueError where it is too long for a pipe.
+        """
         self.agent.report(_order(what, **details))
+        end = time.monotonic() + OBEYED
+        while not done() and time.monotonic() < end:
+            time.sleep(0.001)
 
     # -- tasks -----------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -295,6 +296,23 @@ def test_the_bounds_of_a_pool_that_follows_the_work_are_moved(opened: Open) -> N
     wait_until(lambda: len(remote.worker.children()) == 1, TIMEOUT)
     assert "autoscale" in remote.ask("pool_grow")["error"]
     assert "max=" in remote.ask("autoscale", max=1000)["error"]
+
+
+def test_a_command_knows_what_the_one_before_it_has_changed(opened: Open) -> None:
+    remote = opened("scaled")
+    pid = remote.worker.pid
+
+    def knows(least: int) -> bool:
+        os.kill(pid, signal.SIGSTOP)
+        goes_on = threading.Timer(0.2, os.kill, (pid, signal.SIGCONT))
+        goes_on.start()
+        remote.ask("autoscale", max=4, min=least)
+        answer = remote.ask("autoscale", max=3)
+        goes_on.join()
+        return bool(answer == {"ok": f"autoscale now max=3 min={least}"})
+
+    # It waits for half a second, in which the parent does not run if the whole machine stands still.
+    assert any(knows(least) for least in (3, 1, 2))
 
 
 def test_a_rate_limit_holds_for_children_that_are_there_and_for_those_to_come(redis_remote: Remote) -> None:
