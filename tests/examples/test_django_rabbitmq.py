@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from tests.browser import Browser
-from tests.examples.sites import Site, Visitor, least, on_rabbit
+from tests.examples.project import least, on_rabbit
+from tests.examples.sites import Site, Visitor
 from tests.rabbit import RabbitServer
 from tests.waiting import wait_until
 
@@ -21,7 +23,8 @@ ENDED = r"Task myTasks\.tasks\.waitNSeconds\[([0-9a-f-]{36})\] succeeded in (\d+
 @pytest.fixture(scope="module")
 def site(rabbit_server: RabbitServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The example's worker and server, as its README starts them."""
-    with on_rabbit(rabbit_server, tmp_path_factory, "django_rabbitmq") as site:
+    make = partial(Site, example="django_rabbitmq")
+    with on_rabbit(rabbit_server, tmp_path_factory, make) as site:
         site.start_worker(site.documented("minicelery -A celeryApp worker -l info"))
         site.serve()
         yield site

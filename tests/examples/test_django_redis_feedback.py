@@ -13,7 +13,8 @@ from email.message import EmailMessage
 import pytest
 
 from tests.browser import Browser
-from tests.examples.sites import Site, Visitor, least
+from tests.examples.project import least
+from tests.examples.sites import Site, Visitor
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 

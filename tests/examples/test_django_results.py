@@ -7,14 +7,15 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from minicelery import Celery
 from minicelery.exceptions import ImproperlyConfigured, OperationalError
 from tests.browser import Browser
-from tests.examples import project
-from tests.examples.sites import ANN, Site, Visitor, least, on_rabbit
+from tests.examples.project import Project, least, on_rabbit
+from tests.examples.sites import ANN, Site, Visitor
 from tests.proxy import Proxy
 from tests.rabbit import RabbitServer
 from tests.waiting import wait_until
@@ -64,7 +65,8 @@ print("Report task has been submitted")
 @pytest.fixture(scope="module")
 def site(rabbit_server: RabbitServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The example's tables, worker and server, as its README makes and starts them."""
-    with on_rabbit(rabbit_server, tmp_path_factory, "django_results") as site:
+    make = partial(Site, example="django_results")
+    with on_rabbit(rabbit_server, tmp_path_factory, make) as site:
         url = site.environment["CELERY_BROKER_URL"]
         site.replace("tasks.py", f"broker='{PRINTED}'", f"broker='{url}'")
         site.replace("proyecto/settings.py", f"CELERY_BROKER_URL = '{PRINTED}'", f"CELERY_BROKER_URL = '{url}'")
@@ -161,7 +163,7 @@ def test_the_listings_are_as_printed(site: Site) -> None:
 def test_a_module_that_sends_its_task_as_it_is_imported_can_be_a_workers_module(
     rabbit_server: RabbitServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with project.on_rabbit(rabbit_server, tmp_path_factory) as empty:
+    with on_rabbit(rabbit_server, tmp_path_factory, Project) as empty:
         url = empty.environment["CELERY_BROKER_URL"]
         (empty.folder / "tasks.py").write_text(AS_PRINTED.replace(PRINTED, url), encoding="utf-8")
         empty.start_worker("minicelery -A tasks worker -l info")

@@ -17,7 +17,9 @@ import pytest
 
 from minicelery import Celery
 from minicelery.beat.lease import lead_of
-from tests.examples.flask_sites import LIMIT, FlaskSite, least, opened_browser
+from tests.browser import Browser
+from tests.examples.flask_sites import FlaskSite
+from tests.examples.project import LIMIT, least, took
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
@@ -153,7 +155,7 @@ def test_a_registration_answers_at_once_and_its_mail_follows(site: Site) -> None
     def register() -> None:
         answers.append(site.post("/registro", {"email": "ana@example.com"}))
 
-    assert least(register, 0.3) < 0.3
+    assert least((took(register) for _ in range(5)), 0.3) < 0.3
 
     status, answer = answers[-1]
     assert (status, answer["mensaje"]) == (201, "Usuario registrado")
@@ -247,23 +249,22 @@ def test_the_worker_shows_its_tasks_and_masks_the_password(site: Site) -> None:
     assert PASSWORD not in log
 
 
-def test_flower_shows_the_mail_in_a_browser(site: Site) -> None:
+def test_flower_shows_the_mail_in_a_browser(site: Site, browser: Browser) -> None:
     pytest.importorskip("flower")
     site.logged("Task events are enabled by remote control")
     url = re.findall(r"Visit me at (http://[\d.:]+)", site.flower_log.read_text())[0]
     _, answer = site.post("/registro", {"email": "eva@example.com"})
     id = answer["tarea_correo_id"]
-    with opened_browser() as browser:
 
-        def shown() -> bool:
-            browser.open(f"{url}/task/{id}")
-            return "SUCCESS" in browser.text("dl")
+    def shown() -> bool:
+        browser.open(f"{url}/task/{id}")
+        return "SUCCESS" in browser.text("dl")
 
-        wait_until(shown, LIMIT, 0.2)
-        assert "enviar_correo" in browser.text()
-        assert "eva@example.com" in browser.text()
-        browser.open(f"{url}/workers")
-        browser.wait_for("document.body.innerText.includes('celery@')")
+    wait_until(shown, LIMIT, 0.2)
+    assert "enviar_correo" in browser.text()
+    assert "eva@example.com" in browser.text()
+    browser.open(f"{url}/workers")
+    browser.wait_for("document.body.innerText.includes('celery@')")
 
 
 def test_one_command_runs_a_worker_and_beat(site: Site) -> None:

@@ -17,7 +17,9 @@ from uuid import uuid4
 import pytest
 
 from minicelery import Celery
-from tests.examples.flask_sites import LIMIT, FlaskSite, least, opened_browser
+from tests.browser import Browser
+from tests.examples.flask_sites import FlaskSite
+from tests.examples.project import LIMIT, least, took
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
@@ -93,8 +95,11 @@ def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_an_order_is_taken_at_once_and_seen_in_each_step_and_its_mail_is_tried_again(shop: Shop) -> None:
     ids = []
-    took = least(lambda: ids.append(shop.order(importe=250, correos_que_fallan=2)), 0.3)
-    assert took < 0.3
+
+    def order() -> None:
+        ids.append(shop.order(importe=250, correos_que_fallan=2))
+
+    assert least((took(order) for _ in range(5)), 0.3) < 0.3
     id = ids[-1]
 
     answers = shop.answers_until("SUCCESS", f"/pedidos/{id}/estado")
@@ -175,13 +180,12 @@ def test_an_order_that_there_is_not_is_not_found(shop: Shop) -> None:
 
 
 @ON_REDIS
-def test_flower_shows_the_steps(shop: Shop) -> None:
+def test_flower_shows_the_steps(shop: Shop, browser: Browser) -> None:
     pytest.importorskip("flower")
     shop.logged("Task events are enabled by remote control")
     url = re.findall(r"Visit me at (http://[\d.:]+)", shop.flower_log.read_text())[0]
     id = shop.order(importe=5)
     shop.answers_until("SUCCESS", f"/pedidos/{id}/estado")
-    with opened_browser() as browser:
-        browser.open(f"{url}/tasks")
-        for task in ("validar_pago", "preparar_envio", "notificar_cliente"):
-            browser.wait_for(f"document.body.innerText.includes('{task}')")
+    browser.open(f"{url}/tasks")
+    for task in ("validar_pago", "preparar_envio", "notificar_cliente"):
+        browser.wait_for(f"document.body.innerText.includes('{task}')")
