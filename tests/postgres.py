@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.processes import end
 from tests.servers import free_port
 from tests.waiting import wait_until
 
@@ -80,12 +81,7 @@ class PostgresServer:
     def halt(self) -> None:
         """End it at once: its clients lose their connections."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)  # a fast shutdown
-            try:
-                self._process.wait(15)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait(10)
+            end(self._process, number=signal.SIGINT)  # a fast shutdown
 
     def stop(self) -> None:
         """End it at once, and remove its files."""

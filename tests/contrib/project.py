@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.processes import end
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,13 +46,7 @@ def running(folder: Path, command: list[str], until: str, log: str = "log", **en
         wait_until(said, 40, 0.02)
         yield path
     finally:
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+        end(process)
 
 
 def ran(folder: Path, *command: str, timeout: float = 30, **env: str) -> subprocess.CompletedProcess[str]:

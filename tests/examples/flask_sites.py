@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.examples.project import LIMIT, Example
+from tests.processes import end
 from tests.waiting import wait_until
 
 
@@ -25,9 +24,7 @@ class FlaskSite(Example):
         """Have it run from `sign` in its log until `then` gives something true."""
         self.start(command, log, sign)
         wait_until(then, LIMIT, 0.05)
-        process = self._processes.pop()
-        os.kill(process.pid, signal.SIGTERM)
-        process.wait(30)
+        end(self._processes.pop())
 
     def get(self, path: str) -> Any:
         return self._ask(urllib.request.Request(self.url + path))[1]

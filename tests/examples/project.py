@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 
 from tests.docs.blocks import code_blocks
 from tests.rabbit import RabbitServer
+from tests.processes import end
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -78,15 +78,7 @@ class Project:
 
     def close(self) -> None:
         """End every process."""
-        for process in self._processes:
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGTERM)
-        for process in self._processes:
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(10)
+        end(*self._processes)
 
     def _arguments(self, command: str) -> list[str]:
         words = command.split()

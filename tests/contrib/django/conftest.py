@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import end
 from tests.waiting import wait_until
 
 pytest.importorskip("django")
@@ -168,15 +168,7 @@ class Site:
 
     def close(self) -> None:
         """End every process."""
-        for process in self._processes:
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGTERM)
-        for process in self._processes:
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(10)
+        end(*self._processes)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ pytest.importorskip("django")
 from minicelery import Celery
 from tests.contrib.django.venvs import python_with
 from tests.django_inside import use_database
+from tests.processes import end
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -101,6 +102,5 @@ def test_a_row_that_another_process_saves_is_sent_within_seconds(sqlite_url: str
             time.sleep(1.5)  # it would run then
             assert app.broker.size("celery") == before
         finally:
-            beat.terminate()
-            beat.wait(15)
+            end(beat)
             app.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import textwrap
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.contrib.packages.environment import python
+from tests.processes import end
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -117,6 +117,7 @@ import os, sys
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proj.settings")
 import django
 django.setup()
+from tests.processes import end
 from tests.waiting import wait_until
 
 def signed_in():
@@ -193,20 +194,9 @@ class Project:
         finally:
             connection.close()
 
-    def end(self, process: subprocess.Popen[bytes]) -> None:
-        """End a process, in peace if it can."""
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-
     def close(self) -> None:
         """End every process."""
-        for process in self._processes:
-            self.end(process)
+        end(*self._processes)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import pytest
 
 from minicelery import Celery
 from tests.contrib.packages.conftest import FILES, ROOT, Project
+from tests.processes import end
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(400)
@@ -182,7 +183,7 @@ def test_an_entry_of_the_admin_runs_changes_moves_to_another_beat_and_stops(proj
     count = project.rows(RUNS)
     wait_until(lambda: project.rows(RUNS) != count, 60, 0.1)
     assert LEADS not in second_log.read_text()  # one beat sends
-    project.end(first)
+    end(first)
     count = project.rows(RUNS)
     wait_until(lambda: LEADS in second_log.read_text(), 60, 0.1)
     wait_until(lambda: project.rows(RUNS) != count, 60, 0.1)
