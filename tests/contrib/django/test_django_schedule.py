@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("django")
 
 from minicelery import Celery
-from tests.contrib.django.venvs import python_with
+from tests.contrib.django.venvs import python_with, run_tests
 from tests.django_inside import use_database
 from tests.processes import end
 from tests.waiting import wait_until
@@ -25,20 +25,11 @@ PROJECT = Path(__file__).parent / "schedule_project"
 def run_cases(
     *names: str, folder: Path, use_tz: bool = True, only: str = "", python: str = sys.executable
 ) -> None:
-    environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "PROJECT_DB": f"{folder}/project.db",
-        "PROJECT_USE_TZ": str(int(use_tz)), "PYTHONDONTWRITEBYTECODE": "", "PYTEST_ADDOPTS": "",
-        "CI": "",  # where all that the suite needs must be there; not here
-    }  # fmt: skip
     # A plugin, not a conftest.py: the suite's own process would load that, and set Django up.
     fixtures = "tests.contrib.django.schedule_project.fixtures"
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", fixtures]
-    done = subprocess.run(
-        [*command, "-k", only, *(str(PROJECT / name) for name in names)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-12000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
+    cases = [str(PROJECT / name) for name in names]
+    database = {"PROJECT_DB": f"{folder}/project.db", "PROJECT_USE_TZ": str(int(use_tz))}
+    run_tests(python, "-p", fixtures, "-k", only, *cases, **database)
 
 
 @pytest.mark.timeout(120)
@@ -57,8 +48,11 @@ def test_so_it_does_without_time_zones_in_the_database(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(400)  # the first run makes the virtual environment
-def test_the_admin_does_so_with_the_newest_django(tmp_path: Path) -> None:
-    run_cases("cases_admin.py", folder=tmp_path, python=python_with("6.1", "3.12", "3.13"))
+@pytest.mark.parametrize(("version", "pythons"), [("4.2", ("3.11", "3.12")), ("6.1", ("3.12", "3.13"))])
+def test_so_they_do_with_the_oldest_and_the_newest_django(
+    version: str, pythons: tuple[str, ...], tmp_path: Path
+) -> None:
+    run_cases("cases_scheduler.py", "cases_admin.py", folder=tmp_path, python=python_with(version, *pythons))
 
 
 APP = """

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[3]
 NEEDED = ("click>=8.1", "msgpack>=1.0", "pika>=1.3", "pytest>=8.0", "pytest-timeout>=2.3", "redis>=5.0")
 
 
@@ -27,6 +28,21 @@ def python_with(django: str, *versions: str) -> str:
     pytest.skip(
         f"DJANGO {django} IS NOT TESTED: it needs {wanted}, and none was found on PATH or among pyenv's"
     )
+
+
+def run_tests(python: str, *words: str, **environment: str) -> None:
+    """Run pytest with what it is told by another interpreter, in a process of its own; all must pass."""
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *words]
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "", "PYTEST_ADDOPTS": "",
+        "CI": "",  # where all that the suite needs must be there; not here
+        **environment,
+    }  # fmt: skip
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stdout[-12000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
 
 
 def _interpreter(version: str) -> str | None:
