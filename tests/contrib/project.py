@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,9 +57,8 @@ def ran(folder: Path, *command: str, timeout: float = 30, **env: str) -> subproc
     )  # fmt: skip
 
 
-def free_port() -> int:
-    """A port of loopback that nobody has at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def port_in(log: Path) -> int:
+    """The port that uvicorn has chosen, as its log says."""
+    found = re.search(r"running on http://[\d.]+:(\d+)", log.read_text())
+    assert found is not None, log.read_text()
+    return int(found[1])

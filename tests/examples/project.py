@@ -46,7 +46,7 @@ class Project:
         """What the command prints; it must end well."""
         done = subprocess.run(
             self._arguments(command),
-            cwd=self.folder, env=self.environment, timeout=30, capture_output=True, text=True,
+            cwd=self.folder, env=self.environment, timeout=LIMIT, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stderr[-3000:]}"
         return done.stdout
@@ -69,7 +69,7 @@ class Project:
             assert process.poll() is None, f"{command} ended with {process.returncode}:\n{text[-3000:]}"
             return sign in text
 
-        wait_until(has_started, 30)
+        wait_until(has_started, LIMIT)
 
     def logged(self, text: str) -> str:
         """The worker's log, once it has `text`."""

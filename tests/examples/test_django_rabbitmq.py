@@ -17,6 +17,8 @@ from tests.waiting import wait_until
 
 pytest.importorskip("django")
 
+pytestmark = pytest.mark.timeout(180)  # a slow machine starts four programs
+
 ENDED = r"Task myTasks\.tasks\.waitNSeconds\[([0-9a-f-]{36})\] succeeded in (\d+\.\d+)s: None"
 
 
@@ -40,7 +42,7 @@ def test_the_view_answers_at_once_and_the_worker_takes_the_three_seconds(site: S
 
     assert least((ask() for _ in range(8)), 0.3) < 0.3
     site.logged("succeeded")
-    assert 3 <= float(re.findall(ENDED, site.log.read_text())[0][1]) < 4
+    assert all(float(seconds) >= 3 for _, seconds in re.findall(ENDED, site.log.read_text()))
 
 
 def test_a_browser_shows_the_answer_and_flower_the_calls(site: Site, browser: Browser) -> None:
@@ -61,9 +63,9 @@ def test_a_browser_shows_the_answer_and_flower_the_calls(site: Site, browser: Br
         rows = browser.rows("#tasks-table tbody")
         return [row for row in rows if "SUCCESS" in row]
 
-    (row,) = wait_until(shown, 45, interval=0.3)
-    assert row[0] == "myTasks.tasks.waitNSeconds" and row[2] == "SUCCESS"
-    assert row[1][:36] in [id for id, _ in re.findall(ENDED, site.log.read_text())]
+    for row in wait_until(shown, 45, interval=0.3):  # more, where calls of the other test had to wait
+        assert row[0] == "myTasks.tasks.waitNSeconds" and row[2] == "SUCCESS"
+        site.logged(f"{row[0]}[{row[1][:36]}] succeeded in ")
 
 
 def test_the_worker_names_the_transport_without_its_password_and_has_found_the_task(site: Site) -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,11 @@ class Site(FlaskSite):
             "Content-Type: image/jpeg\r\n\r\n"
         )
         body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+        began = time.monotonic()
         status, answer = self.post("/procesar-foto", body, f"multipart/form-data; boundary={boundary}")
         assert status == 202
-        assert self.state(answer["tarea_id"])["estado"] == "PENDING"  # its countdown
+        state = self.state(answer["tarea_id"])["estado"]
+        assert state == "PENDING" or time.monotonic() - began > 5  # its countdown
         return str(answer["tarea_id"])
 
 
@@ -108,6 +111,19 @@ def site(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
     finally:
         site.close()
         redis.stop()
+
+
+def inspected_at_work(site: Site) -> str:
+    """What `inspect active` prints while a report is made: more of them where ten seconds are too few."""
+    command = site.documented("minicelery -A app.celery inspect active")
+    with Celery("app", broker=site.redis.url(), set_as_current=False) as app:
+        for more in (0, 4, 8):
+            for _ in range(more):
+                app.send_task("generar_reporte", ("semanal", {"semana": "actual"}))
+            printed = site.run(command)
+            if "generar_reporte" in printed:
+                break
+    return printed
 
 
 def test_each_entry_of_the_schedule_is_sent_when_its_time_has_come(site: Site) -> None:
@@ -136,9 +152,8 @@ def test_each_entry_of_the_schedule_is_sent_when_its_time_has_come(site: Site) -
         app.broker.remember_all(topic, past, A_MONTH)
     site.start(site.documented(BEAT), log, "beat: leading")
 
-    found = wait_until(lambda: _sent(log) if len(_sent(log)) == len(ENTRIES) else None, LIMIT)
-    assert {name: task for name, task, _ in found} == ENTRIES
-    ids = {task: id for _, task, id in found}
+    wait_until(lambda: {name: task for name, task, _ in _sent(log)} == ENTRIES, LIMIT)
+    ids = {task: id for _, task, id in _sent(log)}
     for task, result in (
         ("limpiar_sesiones", {"eliminadas": 42}),
         ("backup_base_datos", {"status": "backup completado"}),
@@ -146,7 +161,7 @@ def test_each_entry_of_the_schedule_is_sent_when_its_time_has_come(site: Site) -
     ):
         assert site.answers_until("SUCCESS", f"/tarea/{ids[task]}")[-1]["resultado"] == result
     assert "-U usuario -d mi_app -f /backups/backup_" in Path(f"{site.pg_dump}.calls").read_text()
-    assert "generar_reporte" in site.run(site.documented("minicelery -A app.celery inspect active"))
+    assert "generar_reporte" in inspected_at_work(site)
 
 
 def test_a_registration_answers_at_once_and_its_mail_follows(site: Site) -> None:
@@ -157,11 +172,15 @@ def test_a_registration_answers_at_once_and_its_mail_follows(site: Site) -> None
 
     assert least((took(register) for _ in range(5)), 0.3) < 0.3
 
-    status, answer = answers[-1]
-    assert (status, answer["mensaje"]) == (201, "Usuario registrado")
-    id = answer["tarea_correo_id"]
-    seen = site.answers_until("SUCCESS", f"/tarea/{id}")
-    assert seen[0] == {"tarea_id": id, "estado": "PENDING"}
+    for _ in range(5):  # again, where the page was read when the mail had been sent
+        status, answer = answers[-1]
+        assert (status, answer["mensaje"]) == (201, "Usuario registrado")
+        id = answer["tarea_correo_id"]
+        seen = site.answers_until("SUCCESS", f"/tarea/{id}")
+        if pending := seen[0] == {"tarea_id": id, "estado": "PENDING"}:
+            break
+        register()
+    assert pending
     assert seen[-1]["resultado"] == {"destinatario": "ana@example.com", "status": "enviado"}
     log = site.logged(f"Task enviar_correo[{id}] succeeded in 3.")
     assert "Correo enviado a ana@example.com: Bienvenido a nuestra plataforma" in log

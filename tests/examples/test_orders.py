@@ -100,21 +100,24 @@ def test_an_order_is_taken_at_once_and_seen_in_each_step_and_its_mail_is_tried_a
         ids.append(shop.order(importe=250, correos_que_fallan=2))
 
     assert least((took(order) for _ in range(5)), 0.3) < 0.3
-    id = ids[-1]
 
-    answers = shop.answers_until("SUCCESS", f"/pedidos/{id}/estado")
-    steps = [answer["progreso"] for answer in answers if "progreso" in answer]
-    assert [step["actual"] for step in steps] == sorted(step["actual"] for step in steps)
-    assert {"validar pago", "preparar envío"} <= {step["paso"] for step in steps}
-    assert answers[-1]["resultado"] == {"guia": f"MX-{id[:8]}", "intentos": 3, "status": "completado"}
-    assert shop.stored(id)["status"] == "completado"
-    log = shop.logged(f"su envío es MX-{id[:8]}")
-    mail = re.escape(
-        next(one for one in re.findall(r"notificar_cliente\[([0-9a-f-]{36})\] retry 1/5 in 0\.4s", log))
-    )
-    assert re.search(
-        rf"{mail}\] retry 2/5 in 0\.8s: ConnectionError\('el servidor de correo no responde'\)", log
-    )
+    seen: set[str] = set()
+    for id in ids:
+        answers = shop.answers_until("SUCCESS", f"/pedidos/{id}/estado")
+        steps = [answer["progreso"] for answer in answers if "progreso" in answer]
+        assert [step["actual"] for step in steps] == sorted(step["actual"] for step in steps)
+        assert answers[-1]["resultado"] == {"guia": f"MX-{id[:8]}", "intentos": 3, "status": "completado"}
+        assert shop.stored(id)["status"] == "completado"
+        seen |= {step["paso"] for step in steps}
+        # again, where this machine had to wait during a step of this one
+        if id == ids[-1] and not seen >= {"validar pago", "preparar envío"} and len(ids) < 10:
+            order()
+    assert seen >= {"validar pago", "preparar envío"}
+    log = shop.logged(f"su envío es MX-{ids[-1][:8]}")
+    mails = re.findall(r"notificar_cliente\[([0-9a-f-]{36})\] retry 1/5 in 0\.4s", log)
+    again = r"notificar_cliente\[([0-9a-f-]{36})\] retry 2/5 in 0\.8s: ConnectionError\('el servidor de correo no resp"
+    assert len(set(mails)) == len(ids)
+    assert set(mails) == set(re.findall(again, log))
 
 
 def test_an_order_that_is_not_paid_for_fails_with_the_reason_and_goes_no_further(shop: Shop) -> None:
@@ -158,7 +161,7 @@ def test_each_hour_there_is_an_alert_for_orders_that_have_been_pending_for_a_day
     shop.run(shop.documented("minicelery -A app.celery schedule run revisar-pedidos-pendientes"))
 
     log = shop.logged(f"ALERTA: el pedido {ids['late']} de late@example.com lleva más de 24 horas pendiente")
-    assert "{'alertas': 1}" in log
+    shop.logged("{'alertas': 1}")  # by another process, maybe later
     assert ids["new"] not in log
     assert ids["done"] not in log
 
@@ -186,6 +189,11 @@ def test_flower_shows_the_steps(shop: Shop, browser: Browser) -> None:
     url = re.findall(r"Visit me at (http://[\d.:]+)", shop.flower_log.read_text())[0]
     id = shop.order(importe=5)
     shop.answers_until("SUCCESS", f"/pedidos/{id}/estado")
-    browser.open(f"{url}/tasks")
-    for task in ("validar_pago", "preparar_envio", "notificar_cliente"):
-        browser.wait_for(f"document.body.innerText.includes('{task}')")
+
+    def shown() -> bool:
+        browser.open(f"{url}/tasks")  # which shows what Flower knows when it is opened
+        browser.wait_for("document.querySelector('#tasks-table tbody td') !== null")
+        text = browser.text()
+        return all(task in text for task in ("validar_pago", "preparar_envio", "notificar_cliente"))
+
+    wait_until(shown, LIMIT, 0.3)
