@@ -116,15 +116,17 @@ class Browser:
         self.run("window.left = true")
         self.click(selector)
         end = time.monotonic() + timeout
-        while not self._has_come():
+        while not self._asked("!window.left && document.readyState == 'complete'"):
             assert time.monotonic() < end, f"not within {timeout} s: another page after {selector}"
             time.sleep(0.02)
 
-    def _has_come(self) -> bool:
+    def _asked(self, script: str) -> Any:
         try:
-            return bool(self.run("!window.left && document.readyState == 'complete'"))
-        except RuntimeError:  # asked of the page that was just left
-            return False
+            return self.run(script)
+        except RuntimeError:  # asked of a page that was just left, unless the browser itself has ended
+            if self._process.poll() is not None:
+                raise
+            return None
 
     def type(self, selector: str, text: str) -> None:
         """Type into a field, in place of what it holds."""
@@ -155,7 +157,7 @@ class Browser:
     def wait_for(self, script: str, timeout: float = 30.0) -> Any:
         """The first truthy value of the expression; AssertionError with the page's text after `timeout`."""
         end = time.monotonic() + timeout
-        while not (value := self._run_if_there(script)):
+        while not (value := self._asked(script)):
             if time.monotonic() > end:
                 raise AssertionError(
                     f"not within {timeout} s: {script}, last value {value!r}; the page {self.run('location.href')} "
@@ -163,14 +165,6 @@ class Browser:
                 )
             time.sleep(0.05)
         return value
-
-    def _run_if_there(self, script: str) -> Any:
-        try:
-            return self.run(script)
-        except RuntimeError:  # asked of a page that was just left, unless the browser itself has ended
-            if self._process.poll() is not None:
-                raise
-            return None
 
     def text(self, selector: str = "body") -> str:
         """The text that a reader sees there."""
