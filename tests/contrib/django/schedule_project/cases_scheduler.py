@@ -198,6 +198,7 @@ def test_the_deadline_of_crontabs_is_also_that_of_those_with_an_end(
     app: Celery, clock: Travel, row: Row, sent: Sent
 ) -> None:
     app.conf.beat_cron_starting_deadline = 5
+    clock.wait(30 - clock.now() % 60)  # far from where a minute begins
     row(crontab=CrontabSchedule.objects.create(timezone="UTC"), expires=at(clock, 86400))
     beat = start(app, clock)
     live(beat, clock, 1)
