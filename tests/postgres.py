@@ -56,20 +56,29 @@ class PostgresServer:
                 [place / "initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", "-N"],
                 stdout=log, stderr=log, check=True, timeout=60, **who,
             )  # fmt: skip
-        self.port = free_port()
         self._command = [
-            place / "postgres", "-D", data, "-p", str(self.port), "-k", self._folder, "-h", "127.0.0.1",
+            place / "postgres", "-D", data, "-k", self._folder, "-h", "127.0.0.1",
             "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off",
         ]  # fmt: skip
         self._who = who
-        self.resume()
-        return self
+        for _ in range(5):  # another process may take the free port before the server does
+            self.port = free_port()
+            if self._launched():
+                return self
+        raise AssertionError(self._said())
 
     def resume(self) -> None:
-        """Run again, with what was there; returns when it accepts connections."""
+        """Run again on the same port, with what was there; returns when it accepts connections."""
+        wait_until(self._launched, 30, 0.5)  # somebody's connection may have the port for a while
+
+    def _launched(self) -> bool:
+        """Start the process; whether it has come to accept connections."""
         with open(self._folder / "log", "ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, **self._who)
-        wait_until(self._answers, 30)
+            self._process = subprocess.Popen(
+                [*self._command, "-p", str(self.port)], stdout=log, stderr=log, **self._who
+            )
+        wait_until(lambda: self._answers() or self._process.poll() is not None, 30)
+        return self._process.poll() is None
 
     def settings(self, name: str = USER) -> dict[str, Any]:
         """An entry of Django's DATABASES."""
@@ -91,8 +100,6 @@ class PostgresServer:
     def _answers(self) -> bool:
         import psycopg
 
-        assert self._process is not None
-        assert self._process.poll() is None, (self._folder / "log").read_text()[-2000:]
         try:
             psycopg.connect(
                 f"host=127.0.0.1 port={self.port} user={USER} dbname={USER}", connect_timeout=5
@@ -100,6 +107,9 @@ class PostgresServer:
         except psycopg.OperationalError:
             return False
         return True
+
+    def _said(self) -> str:
+        return (self._folder / "log").read_text()[-2000:]
 
 
 def served() -> Iterator[PostgresServer]:
