@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -80,20 +79,22 @@ def test_a_row_that_another_process_saves_is_sent_within_seconds(sqlite_url: str
     often = IntervalSchedule.objects.create(every=1, period="seconds")
     log = tmp_path / "log"
     app = Celery("shop", broker=sqlite_url, set_as_current=False)
+    tick = {"interval": often, "task": "shop.tick"}
     with open(log, "w") as file:
         beat = subprocess.Popen(
             [sys.executable, "-m", "minicelery", "-A", "shop", "beat", "-l", "info"],
             cwd=tmp_path, env=environment, stdout=file, stderr=file,
         )  # fmt: skip
         try:
-            wait_until(lambda: "leading" in log.read_text(), 20)
-            task = PeriodicTask.objects.create(name="tick", interval=often, task="shop.tick")
-            wait_until(lambda: app.broker.size("celery") >= 2, 10)
+            wait_until(lambda: "leading" in log.read_text(), 40)
+            task = PeriodicTask.objects.create(name="tick", **tick)
+            wait_until(lambda: app.broker.size("celery") >= 2, 30)
             task.enabled = False
             task.save()
-            wait_until(lambda: log.read_text().count("the schedule has changed") >= 2, 10)
+            wait_until(lambda: log.read_text().count("the schedule has changed") >= 2, 30)
             before = app.broker.size("celery")
-            time.sleep(1.5)  # it would run then
+            PeriodicTask.objects.create(name="other", queue="other", **tick)
+            wait_until(lambda: app.broker.size("other") >= 2, 30)  # it would have run too
             assert app.broker.size("celery") == before
         finally:
             end(beat)

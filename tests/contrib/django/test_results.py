@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Collection, Mapping
@@ -51,7 +52,7 @@ def test_a_worker_stores_results_in_the_database_with_names_and_arguments(site: 
         from minicelery import chord, group
         from minicelery.contrib.django.models import TaskResult
         from polls.tasks import add, boom
-        print(add.delay(2, y=3).get(10))
+        print(add.delay(2, y=3).get(30))
         failed = boom.delay()
         failed.get(10, propagate=False)
         print(chord([add.s(n, n) for n in range(5)], add.si(20, 1)).apply_async().get(20))
@@ -81,7 +82,7 @@ def test_a_worker_stores_results_in_the_cache(site: Site) -> None:
         'CACHES["default"] = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}'
     )
     site.start_worker("manage.py", "celery", "worker", "-l", "info", "-c", "1")
-    assert site.python("from polls.tasks import add; print(add.delay(2, 2).get(10))") == "4\n"
+    assert site.python("from polls.tasks import add; print(add.delay(2, 2).get(30))") == "4\n"
     site.set("CELERY_CACHE_BACKEND = None")
     done = site.run("manage.py", "minicelery", "worker", "-q", fails=True)
     assert done.stderr == (
@@ -200,16 +201,20 @@ def test_documents_are_kept_once_where_the_columns_tell_all(store: Any) -> None:
 
 
 class Counting:
-    """A store in which nothing happens."""
+    """A store in which nothing happens; it notes when it is looked into."""
 
-    looks = 0
+    def __init__(self) -> None:
+        self.looks: list[float] = []
 
     def looking(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def news(self, ids: Collection[str], seen: Mapping[str, bytes]) -> list[Record]:
-        self.looks += 1
+        self.looks.append(time.monotonic())
         return []
+
+    def pauses(self) -> list[float]:
+        return [after - before for before, after in itertools.pairwise(self.looks)]
 
 
 def test_who_waits_looks_ever_more_seldom() -> None:
@@ -217,11 +222,13 @@ def test_who_waits_looks_ever_more_seldom() -> None:
 
     once, again = Counting(), Counting()
     assert watch(once, ["1"], {}, 1.0) == []
-    assert 3 <= once.looks <= 11
+    assert len(once.looks) <= 11  # fewer, where this process had to wait
+    pauses = once.pauses()[:-1]  # the last ends with the time
+    assert all(pause >= 0.02 * 1.5**turn * 0.99 for turn, pause in enumerate(pauses)), pauses
     listener = PollingListener(again)
     for _ in range(20):  # as the thread that hears of results does
         assert listener.wait({}, 0.05) == []
-    assert 20 <= again.looks <= 45
+    assert 20 <= len(again.looks) <= 45
 
 
 def test_a_cache_keeps_results(cache: Any) -> None:
