@@ -157,7 +157,7 @@ def test_events_tell_the_state_at_once_then_each_change_and_end_with_the_last(
         return _event(event)
 
     monkeypatch.setattr("minicelery.contrib.fastapi._event", tell)
-    answer = client_of(queue).get("/tasks/a/events")
+    answer = client_of(queue, longest_stream=30).get("/tasks/a/events")
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-cache"
     documents = told(answer.text)
