@@ -12,7 +12,7 @@ import warnings
 import pytest
 
 from minicelery.broker import Broker, Consumer, open_broker
-from minicelery.message import Outcome, Verdict
+from minicelery.message import Delivery, Outcome, Verdict
 from tests.conformance.conftest import MakeBroker, MakeConsumer, Traits
 from tests.conformance.messages import acked, call, drain, ids, serve
 from tests.waiting import wait_until
@@ -106,10 +106,10 @@ def test_a_wait_ends_when_another_thread_publishes(
     broker: Broker, make_broker: MakeBroker, consumer: Consumer
 ) -> None:
     timer = threading.Timer(0.2, make_broker().publish, ([call("1")],))
-    timer.start()
     began = time.monotonic()
-    assert ids(consumer.swap([], 1, 10)) == ["1"]
-    assert 0.15 < time.monotonic() - began < 5
+    timer.start()
+    assert ids(consumer.swap([], 1, 40)) == ["1"]
+    assert 0.15 < time.monotonic() - began < 20
     timer.join()
 
 
@@ -121,7 +121,7 @@ def test_a_wait_ends_when_another_process_publishes(url: str, consumer: Consumer
         f"broker = open_broker({url!r}); broker.publish([call('1')]); broker.close()"
     )
     with subprocess.Popen([sys.executable, "-W", "error", "-c", program]) as process:
-        assert ids(consumer.swap([], 1, 10)) == ["1"]
+        assert ids(consumer.swap([], 1, 40)) == ["1"]
         assert process.wait(10) == 0
 
 
@@ -135,30 +135,40 @@ def test_a_message_due_later_comes_in_time_and_not_before(
     broker: Broker, consumer: Consumer, traits: Traits
 ) -> None:
     serve(broker, "q")
-    due = time.time() + traits.delay
-    broker.publish([call("1", due=due)])
-    assert consumer.swap([], 1, 0) == []
-    assert ids(consumer.swap([], 1, 5)) == ["1"]
-    assert 0 <= time.time() - due + 0.001 < BUSY
+    assert any(lateness(broker, consumer, traits.delay) < BUSY for _ in range(3))
 
 
 def test_a_delay_of_less_than_a_second_is_kept(broker: Broker, consumer: Consumer) -> None:
     serve(broker, "q")
-    due = time.time() + 0.4
+    assert any(lateness(broker, consumer, 0.4) < BUSY for _ in range(3))
+
+
+def lateness(broker: Broker, consumer: Consumer, delay: float) -> float:
+    """Seconds by which a message that is delayed comes late; it does not come before its time."""
+    due = time.time() + delay
     broker.publish([call("1", due=due)])
-    assert ids(consumer.swap([], 1, 5)) == ["1"]
-    assert 0 <= time.time() - due + 0.001 < BUSY
+    found = consumer.swap([], 1, 0) or consumer.swap([], 1, 20)
+    late = time.time() - due
+    assert ids(found) == ["1"] and late > -0.001
+    consumer.swap(acked(found), 0, 0)
+    return late
 
 
 def test_due_messages_come_in_the_order_of_their_times(broker: Broker, consumer: Consumer) -> None:
     serve(broker, "q")
-    now = time.time()
-    broker.publish([call(str(n), due=now + n / 10) for n in (3, 1, 2)])
-    found: list[str] = []
-    while len(found) < 3:
-        fresh = consumer.swap([], 1, 5)
-        found += ids(fresh)
-        consumer.swap(acked(fresh), 0, 0)
+    for gap in (0.1, 0.5, 2.0):
+        now = time.time()
+        broker.publish([call(str(n), due=now + n * gap) for n in (3, 1, 2)])
+        were_delayed = (
+            time.time() < now + gap
+        )  # else the machine has stopped, and they came as they were sent
+        found: list[str] = []
+        while len(found) < 3:
+            fresh = consumer.swap([], 1, 5)
+            found += ids(fresh)
+            consumer.swap(acked(fresh), 0, 0)
+        if were_delayed:
+            break
     assert found == ["1", "2", "3"]
 
 
@@ -175,9 +185,9 @@ def test_a_new_earlier_message_ends_the_wait_for_a_later_one(
     early = call("early", due=time.time() + 0.4)
     timer = threading.Timer(0.2, make_broker().publish, ([early],))
     timer.start()
-    assert ids(consumer.swap([], 1, 10)) == ["early"]
+    assert ids(consumer.swap([], 1, 40)) == ["early"]
     assert early.due is not None
-    assert time.time() - early.due < BUSY
+    assert time.time() - early.due < 20
     timer.join()
 
 
@@ -185,11 +195,21 @@ def test_a_delayed_message_is_held_by_nobody(
     broker: Broker, consumer: Consumer, make_consumer: MakeConsumer, traits: Traits
 ) -> None:
     serve(broker, "q")
-    broker.publish([call("1", due=time.time() + traits.delay)])
-    assert consumer.swap([], 10, 0.05) == []
-    assert (broker.size("q"), broker.delayed("q")) == (0, 1 if traits.counts_delays else None)
+
+    def waits_in_the_broker() -> bool:
+        due = time.time() + traits.delay
+        broker.publish([call("1", due=due)])
+        found = consumer.swap([], 10, 0.05)
+        counted = broker.size("q"), broker.delayed("q")
+        if time.time() < due:
+            assert (found, counted) == ([], (0, 1 if traits.counts_delays else None))
+            return True
+        consumer.swap(acked(found or consumer.swap([], 10, 20)), 0, 0)  # the machine has stopped: once more
+        return False
+
+    wait_until(waits_in_the_broker, timeout=20)
     consumer.close()
-    assert ids(make_consumer().swap([], 10, 5)) == ["1"]
+    assert ids(make_consumer().swap([], 10, 20)) == ["1"]
 
 
 def test_size_counts_a_message_whose_delay_is_over_though_nobody_fetches(
@@ -265,12 +285,17 @@ def test_many_messages_at_once_keep_their_order(broker: Broker, consumer: Consum
 
 
 def test_what_is_remembered_is_recalled_until_it_expires(broker: Broker, make_broker: MakeBroker) -> None:
-    broker.remember("topic", "short", 2.0, b"1")
     broker.remember("topic", "long", 60, b"old")
     broker.remember("topic", "long", 60, b"\x00new")
     broker.remember("other", "key", 60)
-    assert make_broker().recall("topic") == {"short": b"1", "long": b"\x00new"}
-    assert broker.recall("other") == {"key": b""}
+    reader = make_broker()
+
+    def are_recalled() -> bool:
+        broker.remember("topic", "short", 1.0, b"1")
+        return reader.recall("topic") == {"short": b"1", "long": b"\x00new"}
+
+    wait_until(are_recalled)  # where the machine stops in between, one has expired
+    assert reader.recall("other") == {"key": b""}
     wait_until(lambda: broker.recall("topic") == {"long": b"\x00new"})
     assert broker.recall("unknown") == {}
 
@@ -312,18 +337,21 @@ def test_threads_share_one_broker(broker: Broker, make_consumer: MakeConsumer) -
             broker.publish([call(f"{thread}-{n + i}") for i in range(5)])
 
     def consume(consumer: Consumer) -> None:
-        fresh = consumer.swap([], 7, 1)
-        while fresh:
+        fresh: list[Delivery] = []
+        end = time.monotonic() + 30
+        while len(found) < 400 and time.monotonic() < end:
+            fresh = consumer.swap(acked(fresh), 7, 0.2)
             found.extend(ids(fresh))
-            fresh = consumer.swap(acked(fresh), 7, 1)
+        consumer.swap(acked(fresh), 0, 0)
 
     threads = [threading.Thread(target=produce, args=(n,)) for n in range(4)]
     threads += [threading.Thread(target=consume, args=(make_consumer(),)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(40)
     assert sorted(found) == sorted(f"{thread}-{n}" for thread in range(4) for n in range(100))
+    assert broker.size("q") == 0
 
 
 def test_parent_and_forked_child_publish_through_one_broker(

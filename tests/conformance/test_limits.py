@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sqlite3
 import threading
@@ -64,7 +65,8 @@ class Hand:
         self.done: list[Outcome] = []
         self.running: list[Delivery] = []
         self.begun: list[str] = []
-        self.starts: list[float] = []
+        self.asks: list[float] = []  # of what has begun: when it asked,
+        self.starts: list[float] = []  # and when it had been let in
         self.asked = 0
 
     def turn(self, want: int = 16, wait: float = 0.0) -> list[str]:
@@ -79,7 +81,7 @@ class Hand:
         return begun
 
     def _admitted(self, delivery: Delivery) -> bool:
-        ask = self.ask(delivery.message)
+        ask, asked_at = self.ask(delivery.message), time.time()
         if ask is not None:
             ask.turn = delivery.message.headers.get(TURN_HEADER)
             self.asked += 1
@@ -88,6 +90,7 @@ class Hand:
                 delivery.message.headers[TURN_HEADER] = wait.turn
                 self.done.append(Outcome(delivery, Verdict.PARK, park=(wait.gate, wait.turn)))
                 return False
+        self.asks.append(asked_at)
         self.starts.append(time.time())
         self.running.append(delivery)
         return True
@@ -99,7 +102,7 @@ class Hand:
         self.consumer.swap(self.done, 0, 0)
         self.done = []
 
-    def until(self, count: int, seconds: float = 5.0) -> list[str]:
+    def until(self, count: int, seconds: float = 20.0) -> list[str]:
         """Go on, ending each run at once, until so many have begun."""
         end = time.monotonic() + seconds
         while len(self.begun) < count and time.monotonic() < end:
@@ -242,18 +245,18 @@ def test_a_place_that_nobody_renews_comes_free(broker: Broker, hand: MakeHand) -
         broker.tend(["q"], [])
         return one.turn()
 
-    assert wait_until(called, timeout=3) == ["t2"]
+    assert wait_until(called) == ["t2"]
 
 
 def test_a_renewed_place_stays(broker: Broker, limits: Limits, hand: MakeHand) -> None:
     publish(broker, "t1", "t2")
     one = hand(room(1, lease=0.3))
     one.turn()
-    end = time.monotonic() + 0.8
-    while time.monotonic() < end:
-        limits.renew([(ROOM, "t1", 0.3)])
-        broker.tend(["q"], [])
-        assert one.turn(wait=0.05) == []
+    limits.renew([(ROOM, "t1", 60.0)])
+    wait_until(lambda: time.time() > one.starts[0] + 0.4)
+    broker.tend(["q"], [])
+    assert one.turn(wait=0.05) == []
+    assert one.begun == ["t1"]
 
 
 def test_a_place_that_has_been_given_up_is_not_renewed(limits: Limits) -> None:
@@ -319,13 +322,26 @@ def test_urgent_messages_keep_their_priority(broker: Broker, hand: MakeHand) -> 
 # -- rates ---------------------------------------------------------------------------------
 
 
+def are_spaced(one: Hand, interval: float) -> bool:
+    """Whether no more have begun than the rate allows.
+
+    A late one does not make all others late: two may come close to each other, and never three.
+    """
+    some = zip(one.asks, one.starts[2:], strict=False)
+    return one.starts[-1] - one.asks[0] > (len(one.starts) - 1) * interval - 0.01 and all(
+        last - first > interval - 0.01 for first, last in some
+    )
+
+
 def test_runs_begin_evenly_spaced(broker: Broker, hand: MakeHand) -> None:
-    publish(broker, *names(9))
-    one = hand(rate(10))
-    assert one.until(9) == names(9)
-    assert 0.78 < one.starts[-1] - one.starts[0] < 1.6
-    # A late one does not make all others late, so two may come closer.
-    assert all(b - a > 0.04 for a, b in pairwise(one.starts))
+    def seconds(letter: str) -> float:
+        publish(broker, *names(9, letter))
+        one = hand(rate(10))
+        assert one.until(9) == names(9, letter)
+        assert are_spaced(one, 0.1)
+        return one.starts[-1] - one.starts[0]
+
+    assert any(seconds(letter) < 1.6 for letter in "abc")  # more where the machine stops
 
 
 def test_a_rate_above_a_thousand_a_second_is_no_burden(broker: Broker, hand: MakeHand) -> None:
@@ -336,11 +352,14 @@ def test_a_rate_above_a_thousand_a_second_is_no_burden(broker: Broker, hand: Mak
 
 
 def test_a_line_is_called_one_by_one_and_asks_twice(broker: Broker, hand: MakeHand) -> None:
-    publish(broker, *names(20))
-    one = hand(rate(20))
-    one.until(20)
-    # Once when it comes and once when it is called; a late one or two ask again.
-    assert one.asked <= 46
+    def asked(letter: str) -> int:
+        publish(broker, *names(20, letter))
+        one = hand(rate(20))
+        assert one.until(20) == names(20, letter)
+        return one.asked
+
+    # Once when it comes and once when it is called; a late one or two ask again, many where the machine stops.
+    assert any(asked(letter) <= 46 for letter in "abc")
 
 
 def test_a_rate_lets_others_pass(broker: Broker, hand: MakeHand) -> None:
@@ -378,13 +397,13 @@ def test_who_does_not_begin_at_its_turn_passes_it_on(broker: Broker, hand: MakeH
     one = hand(rate(1))
     one.turn()
     for expired in names(4)[1:3]:
-        (delivery,) = wait_until(lambda: one.consumer.swap([], 1, 0.2), timeout=3)
+        (delivery,) = wait_until(lambda: one.consumer.swap([], 1, 0.2))
         assert delivery.message.id == expired
         one.consumer.swap([Outcome(delivery, release=(RATE,))], 0, 0)
     began = time.monotonic()
     one.until(2)
     assert one.begun == ["t0000", "t0003"]
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 15
 
 
 def test_a_called_message_that_is_gone_holds_up_the_line_for_a_few_seconds_only(
@@ -393,14 +412,14 @@ def test_a_called_message_that_is_gone_holds_up_the_line_for_a_few_seconds_only(
     publish(broker, *names(3))
     one = hand(rate(1))
     one.turn()
-    (gone,) = wait_until(lambda: one.consumer.swap([], 1, 0.2), timeout=3)
+    (gone,) = wait_until(lambda: one.consumer.swap([], 1, 0.2))
     one.consumer.swap([Outcome(gone)], 0, 0)  # by a program that knows of no limits
 
     def called() -> list[str]:
         broker.tend(["q"], [])
         return one.turn()
 
-    assert wait_until(called, timeout=9, interval=0.1) == ["t0002"]
+    assert wait_until(called, timeout=30, interval=0.1) == ["t0002"]
 
 
 def test_no_burst_comes_after_a_pause(broker: Broker, hand: MakeHand) -> None:
@@ -409,47 +428,51 @@ def test_no_burst_comes_after_a_pause(broker: Broker, hand: MakeHand) -> None:
     one.turn()
     one.end(release=())
     time.sleep(1.3)  # all workers are away
-    one.until(6)
-    gaps = [b - a for a, b in pairwise(one.starts)]
-    assert min(gaps[1:]) > 0.04
+    assert len(one.until(6)) == 6
+    assert are_spaced(one, 0.1)
 
 
 def test_a_call_that_passes_one_gate_and_not_the_other_holds_neither(
     broker: Broker, limits: Limits, hand: MakeHand
 ) -> None:
-    def both(id: str) -> Ask:
-        return Ask(id, room=ROOM, size=1, rate=RATE, interval=0.2)
-
-    publish(broker, *names(4))
-    one = hand(lambda message: both(message.id))
-    assert one.turn() == ["t0000"]
-    one.end()
-    while broker.size("q"):
+    def is_free_meanwhile(letter: str, interval: float) -> bool:
+        space, pace = f"{ROOM}.{letter}", f"{RATE}.{letter}"
+        publish(broker, *names(4, letter))
+        one = hand(lambda message: Ask(message.id, room=space, size=1, rate=pace, interval=interval))
         one.turn()
-    # Those that wait for the rate take no room.
-    assert limits.admit(Ask("other", room=ROOM, size=1)) is None
-    limits.free("other", [ROOM])
-    end = time.monotonic() + 5
-    while len(one.begun) < 4 and time.monotonic() < end:
-        one.turn(wait=0.02)
-        assert len(one.running) <= 1
-        one.end()
-    assert sorted(one.begun) == names(4)
-    assert one.asked < 40
+        one.end(release=(space,))
+        while broker.size("q"):
+            one.turn()
+        # Those that wait for the rate take no room.
+        is_free = limits.admit(Ask("other", room=space, size=1)) is None
+        limits.free("other", [space])
+        end = time.monotonic() + 20
+        while len(one.begun) < 4 and time.monotonic() < end:
+            one.turn(wait=0.02)
+            assert len(one.running) <= 1
+            one.end(release=(space,))
+        assert sorted(one.begun) == names(4, letter)
+        assert one.asked < 40
+        return is_free
+
+    # Where the machine stops for longer than the interval, the next one has begun.
+    assert any(is_free_meanwhile(*each) for each in (("a", 0.2), ("b", 1.0), ("c", 4.0)))
 
 
 def test_five_thousand_that_wait_cost_nothing(broker: Broker, hand: MakeHand) -> None:
     publish(broker, *names(5000))
     one = hand(rate(1))
+    began = time.monotonic()
     while broker.size("q"):
         one.turn(want=64)
-    assert one.asked <= 5003
-    asked, end = one.asked, time.monotonic() + 1.5
-    while time.monotonic() < end:
+    # Each second one of them is called.
+    assert one.asked <= 5003 + time.monotonic() - began
+    asked, came = one.asked, time.monotonic()
+    while time.monotonic() < came + 1.5:
         one.turn(wait=0.2)
         broker.tend(["q"], [])
-    assert one.asked - asked <= 4
-    assert broker.delayed("q") >= 4990
+    assert one.asked - asked <= 3 + time.monotonic() - came
+    assert broker.delayed("q") >= 4990 - (time.monotonic() - began)
 
 
 # -- workers that die ----------------------------------------------------------------------
@@ -502,7 +525,7 @@ def test_what_waits_goes_on_when_all_workers_have_died(url: str, broker: Broker,
         other.tend(["q"], [])
         return again.turn()
 
-    assert wait_until(called, timeout=3) == ["t0001"]
+    assert wait_until(called) == ["t0001"]
     again.consumer.close()
     other.close()
 
@@ -563,9 +586,13 @@ def test_only_its_holder_frees_a_key(broker: Broker, limits: Limits) -> None:
 
 
 def test_the_key_is_free_after_its_time(broker: Broker) -> None:
-    broker.publish([unique("1", seconds=0.2)])
-    assert broker.publish([unique("2")]) == {"2": "1"}
-    wait_until(lambda: broker.publish([unique("3")]) is None, timeout=2)
+    def is_held() -> bool:
+        first, second = new_id(), new_id()
+        free = broker.publish([unique(first, seconds=0.2)]) is None
+        return broker.publish([unique(second, seconds=0.2)]) == {second: first} and free
+
+    wait_until(is_held)  # where the machine stops in between, it is free again
+    wait_until(lambda: broker.publish([unique("3")]) is None)
 
 
 def test_a_purged_call_gives_up_its_key_and_a_running_one_does_not(broker: Broker, hand: MakeHand) -> None:
@@ -584,7 +611,7 @@ def test_one_of_eight_that_send_at_once_is_first(url: str, broker: Broker) -> No
 
     def send(name: str) -> None:
         own = open_broker(url)
-        together.wait(5)
+        together.wait(20)
         for turn in range(10):
             answers[f"{name}-{turn}"] = own.publish([unique(f"{name}-{turn}", f"unique.t:{turn}")])
         own.close()
@@ -613,34 +640,49 @@ def test_a_key_is_claimed_and_freed_without_a_message(elsewhere: Limits) -> None
 
 
 def test_each_that_waits_is_told_a_time_of_its_own(elsewhere: Limits) -> None:
-    waits = [elsewhere.admit(Ask(id, rate=RATE, interval=0.5)) for id in names(5)]
-    assert waits[0] is None
-    assert [round(wait.seconds, 1) for wait in waits if wait] == [0.5, 1.0, 1.5, 2.0]
+    before = time.time()
+    first, *others = (elsewhere.admit(Ask(id, rate=RATE, interval=60.0)) for id in names(5))
+    after = time.time()
+    waits = [wait for wait in others if wait is not None]
+    assert first is None and len(waits) == 4
+    for number, wait in enumerate(waits, start=1):
+        assert before + 60 * number - 0.01 < wait.turn < after + 60 * number + 0.01
+        assert wait.turn - after - 0.01 < wait.seconds < wait.turn - before + 0.01
 
 
 def test_who_comes_back_at_its_time_begins(elsewhere: Limits) -> None:
-    assert elsewhere.admit(Ask("t1", rate=RATE, interval=0.2)) is None
-    second, third = (elsewhere.admit(Ask(id, rate=RATE, interval=0.2)) for id in ("t2", "t3"))
-    assert second is not None
-    assert third is not None
-    early = elsewhere.admit(Ask("t2", second.turn, rate=RATE, interval=0.2))
-    assert early is not None
-    assert early.turn == pytest.approx(second.turn)
-    wait_until(lambda: time.time() >= second.turn)
-    assert elsewhere.admit(Ask("t2", second.turn, rate=RATE, interval=0.2)) is None
+    # Where the machine stops for longer than the interval, others begin.
+    assert any(comes_back_and_begins(elsewhere, interval) for interval in (0.2, 1.0, 5.0))
+
+
+def comes_back_and_begins(limits: Limits, interval: float) -> bool:
+    def ask(id: str, turn: float | None = None) -> Wait | None:
+        return limits.admit(Ask(id, turn, rate=f"{RATE}{interval}", interval=interval))
+
+    waits = [ask(id) for id in ("t1", "t2", "t3")]
+    if waits[0] is not None or waits[1] is None or waits[2] is None:
+        return False
+    second, third = waits[1].turn, waits[2].turn
+    early = ask("t2", second)
+    if early is None or early.turn != pytest.approx(second):
+        return False
+    wait_until(lambda: time.time() >= second)
+    if ask("t2", second) is not None:
+        return False
     # One that comes after a pause waits behind those that have a time already.
-    assert elsewhere.admit(Ask("t9", time.time() - 100, rate=RATE, interval=0.2)) is not None
-    wait_until(lambda: time.time() >= third.turn)
-    assert elsewhere.admit(Ask("t3", third.turn, rate=RATE, interval=0.2)) is None
+    if ask("t9", time.time() - 100) is None:
+        return False
+    wait_until(lambda: time.time() >= third)
+    return ask("t3", third) is None
 
 
 def test_after_a_pause_those_that_come_back_at_once_get_new_times(elsewhere: Limits) -> None:
     for id in names(10):
-        elsewhere.admit(Ask(id, rate=RATE, interval=0.1))
-    waits = [elsewhere.admit(Ask(id, time.time() - 50, rate=RATE, interval=0.1)) for id in names(10)]
+        elsewhere.admit(Ask(id, rate=RATE, interval=30.0))
+    waits = [elsewhere.admit(Ask(id, time.time() - 500, rate=RATE, interval=30.0)) for id in names(10)]
     turns = sorted(wait.turn for wait in waits if wait is not None)
     assert len(turns) >= 9
-    assert all(b - a > 0.09 for a, b in pairwise(turns))
+    assert all(b - a > 29 for a, b in pairwise(turns))
 
 
 def test_a_full_room_tells_when_to_come_back_by_how_long_runs_take(elsewhere: Limits) -> None:
@@ -649,22 +691,43 @@ def test_a_full_room_tells_when_to_come_back_by_how_long_runs_take(elsewhere: Li
         elsewhere.free(f"r{number}", [ROOM], 4.0)
     assert elsewhere.admit(Ask("a", room=ROOM, size=2)) is None
     assert elsewhere.admit(Ask("b", room=ROOM, size=2)) is None
-    waits = [elsewhere.admit(Ask(id, room=ROOM, size=2)) for id in names(10)]
-    seconds = [wait.seconds for wait in waits if wait is not None]
-    assert len(seconds) == 10
-    # Two places, four seconds a run: one comes free every two seconds.
-    assert all(number * 2 * 0.85 < each < number * 2 * 1.15 for number, each in enumerate(seconds, start=1))
+    began = time.monotonic()
+    for number, id in enumerate(names(10), start=1):
+        wait = elsewhere.admit(Ask(id, room=ROOM, size=2))
+        passed = time.monotonic() - began
+        # Two places, four seconds a run: one comes free every two seconds.
+        assert wait is not None and (number * 2 - passed) * 0.85 < wait.seconds < number * 2 * 1.15
 
 
 def test_thousands_that_wait_elsewhere_do_not_come_back_all_the_time(elsewhere: Limits) -> None:
     elsewhere.admit(Ask("a", room=ROOM, size=1))
+    began = time.monotonic()
     waits = [elsewhere.admit(Ask(id, room=ROOM, size=1)) for id in names(2000)]
     assert isinstance(waits[-1], Wait)
     soon = sum(wait.seconds < 60 for wait in waits if wait is not None)
-    assert soon < 80
+    assert soon < 80 + time.monotonic() - began
 
 
 # -- servers -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def losing_one_reply(proxy: Proxy) -> Iterator[None]:
+    """Answers are lost until one has been, at least."""
+
+    def flow() -> None:
+        try:
+            wait_until(lambda: proxy.lost > before)
+        finally:
+            proxy.flow()
+
+    before = proxy.lost
+    proxy.lose_replies()
+    flowing = threading.Thread(target=flow)
+    flowing.start()
+    yield
+    flowing.join()
+    assert proxy.lost > before
 
 
 def test_a_unique_call_whose_reply_is_lost_is_not_its_own_double(
@@ -673,14 +736,11 @@ def test_a_unique_call_whose_reply_is_lost_is_not_its_own_double(
     with Proxy(redis_server.port) as proxy:
         broker = open_broker(f"redis://127.0.0.1:{proxy.port}/0", options={"socket_timeout": 0.3})
         broker.publish([call("0", "other")])
-        proxy.lose_replies()
-        threading.Timer(0.5, proxy.flow).start()
-        assert broker.publish([unique("1")]) is None
-        proxy.lose_replies()
-        threading.Timer(0.5, proxy.flow).start()
+        with losing_one_reply(proxy):
+            assert broker.publish([unique("1")]) is None
         # The first answer told who was there, and so does the repeated one.
-        assert broker.publish([unique("2"), call("3")]) == {"2": "1"}
-        assert proxy.lost > 0
+        with losing_one_reply(proxy):
+            assert broker.publish([unique("2"), call("3")]) == {"2": "1"}
         assert broker.size("q") == 2
         broker.close()
 
@@ -724,7 +784,7 @@ def test_redis_keeps_nothing_of_limits_for_ever(redis_url: str) -> None:
     limits: Limits = broker.limits(parks=True)  # type: ignore[attr-defined]
     one = Hand(broker, limits, lambda message: Ask(message.id, room=ROOM, size=1, rate=RATE, interval=0.05))
     broker.publish([unique("u")])
-    end = time.monotonic() + 5
+    end = time.monotonic() + 20
     while len(one.begun) < 5 and time.monotonic() < end:
         one.turn(wait=0.02)
         one.end(release=(ROOM, "unique.t:k"))
