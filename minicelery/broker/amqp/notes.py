@@ -47,7 +47,10 @@ FOR_EVER, LARGEST = "archive.", 60_000_000
 """What the topics begin with that are kept however old they are, and their bytes: see `archive`."""
 _PATIENCE = 5.0
 _SHORT_PATIENCE = 1.0
-_ACKED_AT_ONCE = 250  # of the 1000 records that the server sends ahead
+_AHEAD, _ACKED_AT_ONCE = 1000, 250
+"""Records that the server sends ahead, and that are acknowledged at once."""
+_ASKED = 3
+"""Answers of the server before which an empty stream has to be silent."""
 QUIET = 0.05
 """Seconds without a record after which a child takes a stream to be empty."""
 LONG_QUIET = 0.3
@@ -152,7 +155,8 @@ def messages_of(topic: str, records: Mapping[str, bytes], ttl: float) -> list[Me
 def follow(link: Link, topic: Topic, end: float, patience: float = QUIET) -> None:
     """Read `topic` from its beginning, and go on hearing what is added.
 
-    Where nothing comes for `patience` seconds there is nothing: an empty stream does not say so.
+    Where nothing comes for `patience` seconds, and none before some answers of the server, there is
+    nothing: an empty stream does not say so.
 
     Returns when all that was there before has been read.  `link.on_content` must pass what
     comes on the channels of this module to `heard`.  Raises Refused with code 404 where
@@ -160,24 +164,34 @@ def follow(link: Link, topic: Topic, end: float, patience: float = QUIET) -> Non
     """
     _consume(link, topic.name, LAST_CHANNEL, "last", end)
     _consume(link, topic.name, CHANNEL, "first", end)
-    quiet = time.monotonic() + patience
-    while topic.reached < topic.last or time.monotonic() < quiet:
+    quiet, asked = time.monotonic() + patience, 0
+    while topic.reached < topic.last or time.monotonic() < quiet or asked < _ASKED:
         for channel in CHANNELS:
             if channel in link.closed:
                 raise link.closed.pop(channel)
         left = end - time.monotonic()
         if left <= 0:
             raise Late(f"the stream {stream(topic.name)} was not read to its end in time")
-        if not link.pump(min(left, 0.02)) and -1 < topic.last <= topic.reached:
+        if topic.reached >= topic.last and time.monotonic() >= quiet:
+            # The time may have passed while the machine, and the server with it, had stopped.
+            _hear_from_server(link, end)
+            asked += 1
+        elif not link.pump(min(left, 0.02)) and -1 < topic.last <= topic.reached:
             break
         if topic.last < 0 <= topic.reached:
-            quiet = time.monotonic() + patience  # where it ends is still to be heard
+            quiet, asked = time.monotonic() + patience, 0  # where it ends is still to be heard
     link.close_channel(LAST_CHANNEL, end)
+
+
+def _hear_from_server(link: Link, end: float) -> None:
+    """Have it answer once on the channels of a stream: what it has to deliver comes meanwhile."""
+    for channel in CHANNELS:
+        link.call(spec.Basic.Qos(prefetch_count=_AHEAD), channel, end)
 
 
 def _consume(link: Link, topic: str, channel: int, offset: str, end: float) -> None:
     link.open_channel(channel, end)
-    link.call(spec.Basic.Qos(prefetch_count=1000), channel, end)
+    link.call(spec.Basic.Qos(prefetch_count=_AHEAD), channel, end)
     consume = spec.Basic.Consume(
         queue=stream(topic), consumer_tag=f"notes-{offset}", arguments={"x-stream-offset": offset}
     )
