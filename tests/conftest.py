@@ -81,7 +81,7 @@ def private_redis() -> Iterator[RedisServer]:
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """The URL of the shared Redis server, emptied."""
-    redis_server.command("FLUSHALL")
+    redis_server.command("FLUSHALL", timeout=20)
     return redis_server.url()
 
 

@@ -15,7 +15,7 @@ from minicelery.exceptions import TaskRevokedError
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 20
+TIMEOUT = 30
 
 
 class Shop:

@@ -44,7 +44,8 @@ class Stage:
     def work(self, *queues: str, wait: float = 0.0, most: int = 100) -> list[Outcome]:
         """Run what is in the queues, and what follows from it, until nothing is left; the outcomes.
 
-        `wait` is for what is delayed: the seconds without anything after which nothing is left.
+        `wait` is for what is delayed: the seconds without anything after which nothing is left.  After `most`
+        runs nothing is waited for.
         """
         backend = self.app.backend
         consumer = self.app.broker.consumer(
@@ -59,7 +60,7 @@ class Stage:
             while fresh and len(outcomes) < most:
                 done = [executor.run(one) for one in fresh]
                 outcomes += done
-                fresh = consumer.swap(done, 1, wait)
+                fresh = consumer.swap(done, int(len(outcomes) < most), wait)
         finally:
             consumer.close()
         self.outcomes += outcomes

@@ -182,7 +182,7 @@ def children_come_and_go(steered: Steered) -> bool:
 
 
 def a_new_limit(steered: Steered) -> bool:
-    assert steered.order("time_limit", "clean", soft=0.2) == {"ok": "time limits set successfully"}
+    assert steered.order("time_limit", "clean", soft=1.0) == {"ok": "time limits set successfully"}
     return steered.get("clean", 30) == "cleaned up"
 
 

@@ -243,7 +243,7 @@ def test_a_retry_without_a_time_waits_the_default_delay(stage: Stage, case: Any)
 
     stage.run(task)
     [message] = stage.sent()
-    assert delay_of(message) == pytest.approx(seconds, abs=1)
+    assert delay_of(message) == pytest.approx(seconds, abs=6)
 
 
 def test_autoretry_for_tries_again_after_these_exceptions(stage: Stage) -> None:
@@ -275,9 +275,12 @@ def test_automatic_retries_wait_longer_each_time(stage: Stage, case: Any) -> Non
     executor = Executor(stage.app)
     found = []
     for retries in range(3):
+        before = time.time()
         [message] = executor.run(delivery_of(task, retries=retries)).publish
-        found.append(delay_of(message))
-    assert found == pytest.approx(waits, abs=0.5)
+        found.append((delay_of(message), message.due - before))
+    assert all(least - 0.01 < wait < most + 0.01 for (least, most), wait in zip(found, waits, strict=True)), (
+        found
+    )
 
 
 def test_jitter_is_on_and_spreads_the_waits_from_nothing_to_the_whole(stage: Stage) -> None:

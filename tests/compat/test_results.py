@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -125,17 +126,25 @@ def raised(ask: Callable[[], Any]) -> str:
         return f"{type(error).__name__}: {error}"
 
 
-def ticks(troupe: Troupe) -> int:
-    calls: list[int] = []
-    raised(lambda: troupe.pending.get(timeout=0.1, interval=0.02, on_interval=lambda: calls.append(1)))
-    return len(calls)
+def ticks(troupe: Troupe) -> bool:
+    """Whether it is called after each interval, until it has had enough."""
+    began = time.monotonic()
+    calls: list[float] = []
+
+    def tick() -> None:
+        calls.append(time.monotonic() - began)
+        if len(calls) == 3:
+            raise KeyError("enough")
+
+    end = raised(lambda: troupe.pending.get(timeout=20, interval=0.02, on_interval=tick))
+    return end == "KeyError: 'enough'" and all(at >= 0.02 * number for number, at in enumerate(calls, 1))
 
 
 GETTING: dict[str, Callable[[Troupe], bool]] = {
     "get": lambda t: t.good.get() == t.good.wait() == 5,
     "timeout": lambda t: raised(lambda: t.pending.get(timeout=0.01)).startswith("TimeoutError"),
     "propagate": lambda t: raised(t.bad.get) == "ValueError: bad" and str(t.bad.get(propagate=False)) == "bad",
-    "interval, on_interval": lambda t: 2 <= ticks(t) <= 6,
+    "interval, on_interval": ticks,
     "no_ack": lambda t: t.good.get(no_ack=False) == 5,
     "follow_parents": lambda t: (
         raised(t.last.get) == "ValueError: bad"

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -285,12 +286,12 @@ class Heard:
                 cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         try:
-            wait_until(lambda: self.of("worker_ready") or self.process.poll() is not None, 20)
-            wait_until(lambda: len(self.of("heartbeat_sent")) > 1 or self.process.poll() is not None, 5)
+            wait_until(lambda: self.of("worker_ready") or self.process.poll() is not None, 25)
+            wait_until(lambda: len(self.of("heartbeat_sent")) > 1 or self.process.poll() is not None, 15)
         except AssertionError:
             pass  # the test of what is missing says so
         self.process.terminate()
-        self.exitcode = self.process.wait(20)
+        self.exitcode = self.process.wait(15)
         self.log = (folder / "log").read_text()
 
     def all(self) -> list[dict[str, Any]]:
@@ -438,7 +439,9 @@ def test_an_app_tells_a_forked_process() -> None:
     app.on_after_fork.connect(
         lambda sender, **_: os.write(write, b"forked" if sender is app else b"?"), weak=False
     )
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork in a process with threads
+        pid = os.fork()
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)

@@ -26,12 +26,27 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     found.app.close()
 
 
+def places(shop: Shop, number: int) -> set[tuple[int, str]]:
+    """Processes and threads that tasks run in which are called together, once there are several.
+
+    One child may do all the work while another one starts, or the caller is held up.
+    """
+    seen: set[tuple[int, str]] = set()
+
+    def are_several() -> bool:
+        found = [shop.call("where", 0.3) for _ in range(number)]
+        seen.update(tuple(one.get(timeout=TIMEOUT)) for one in found)
+        return len(seen) > 1
+
+    wait_until(are_several, TIMEOUT)
+    return seen
+
+
 # -- pools -------------------------------------------------------------------------------------------------
 
 
 def test_prefork_runs_tasks_in_children(forked: Shop) -> None:
-    found = [forked.call("where", 0.3) for _ in range(2)]
-    pids = {one.get(timeout=TIMEOUT)[0] for one in found}
+    pids = {pid for pid, _ in places(forked, 2)}
     assert len(pids) == 2 and forked.workers[0].pid not in pids
 
 
@@ -49,18 +64,17 @@ def test_solo_runs_tasks_in_the_workers_own_process(shop: Shop) -> None:
 
 def test_threads_run_tasks_side_by_side_in_one_process(shop: Shop) -> None:
     shop.start("-P", "threads", "-c", "4")
-    found = [shop.call("where", 0.3) for _ in range(4)]
-    places = [tuple(one.get(timeout=TIMEOUT)) for one in found]
-    assert len({pid for pid, _ in places}) == 1 and len({thread for _, thread in places}) > 1
+    found = places(shop, 4)
+    assert len({pid for pid, _ in found}) == 1 and len({thread for _, thread in found}) > 1
 
 
 def test_asyncio_runs_coroutines_side_by_side(shop: Shop) -> None:
     shop.start("-P", "asyncio", "-c", "100")
     shop.get("anap", 0)
     started = time.monotonic()
-    found = [shop.call("anap", 0.3) for _ in range(50)]
+    found = [shop.call("anap", 1.0) for _ in range(50)]
     assert {one.get(timeout=TIMEOUT) for one in found} == {"slept"}
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 25
 
 
 @each({"prefork": ["-c", "1"], "solo": ["-P", "solo"], "threads": ["-P", "threads", "-c", "2"]})
@@ -94,7 +108,7 @@ def test_the_concurrency_is_the_number_of_children(shop: Shop, case: Any) -> Non
 
 
 def test_a_soft_limit_raises_in_the_task(forked: Shop) -> None:
-    assert forked.get("clean", 5, soft_time_limit=0.2) == "cleaned up"
+    assert forked.get("clean", 30, soft_time_limit=1.0) == "cleaned up"
 
 
 def test_a_hard_limit_ends_the_child_and_fails_the_task(forked: Shop) -> None:
@@ -141,16 +155,19 @@ def test_a_child_that_has_grown_too_large_is_replaced(shop: Shop) -> None:
 def test_autoscale_adds_children_while_tasks_wait(shop: Shop) -> None:
     shop.start("--autoscale", "4,1")
     shop.get("where")
-    found = [shop.call("where", 0.5) for _ in range(16)]
-    assert 2 <= len({one.get(timeout=TIMEOUT)[0] for one in found}) <= 4
+    assert 2 <= len({pid for pid, _ in places(shop, 16)}) <= 4
 
 
 # -- revocation --------------------------------------------------------------------------------------------
 
 
 def test_a_revoked_call_is_not_run(forked: Shop) -> None:
-    found = forked.call("where", countdown=0.3)
-    found.revoke()
+    for seconds in (0.3, 5.0, 15.0):
+        sent = time.monotonic()
+        found = forked.call("where", countdown=seconds)
+        found.revoke()
+        if time.monotonic() - sent < seconds:
+            break  # else it may have run before it was revoked
     assert revoked(found)
     assert forked.get("where")
 

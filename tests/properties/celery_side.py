@@ -20,7 +20,7 @@ from tests.properties.places import add_tasks
 from tests.properties.shapes import SHAPES
 
 URL = "COMPOSITIONS_URL"
-SECONDS = 20.0
+SECONDS = 60.0
 
 app = celery.Celery("compositions", broker=os.environ.get(URL, ""), backend=os.environ.get(URL, ""))
 app.conf.update(worker_send_task_events=False, broker_connection_retry_on_startup=True)

@@ -55,7 +55,7 @@ def of_celery(redis_server: RedisServer) -> list[Any]:
     )  # fmt: skip
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "tests.properties.celery_side"], capture_output=True, timeout=40, **quiet
+            [sys.executable, "-m", "tests.properties.celery_side"], capture_output=True, timeout=90, **quiet
         )
     finally:
         worker.kill()
@@ -65,6 +65,7 @@ def of_celery(redis_server: RedisServer) -> list[Any]:
     return found
 
 
+@pytest.mark.timeout(120)
 def test_celery_comes_to_the_same_where_it_is_right(of_celery: list[Any]) -> None:
     others = {}
     for number, (shape, found) in enumerate(zip(SHAPES, of_celery, strict=True)):
