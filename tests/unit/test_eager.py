@@ -263,4 +263,4 @@ def test_a_run_at_once_leaves_no_event_loop_behind(app: Celery) -> None:
 
     before = threading.active_count()
     assert app.task(name="t")(_five).apply().get() == 5
-    assert coroutines._here.loop is None and threading.active_count() == before
+    assert coroutines._here.loop is None and threading.active_count() <= before

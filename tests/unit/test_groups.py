@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import pickle
 import time
@@ -210,19 +209,20 @@ def test_messages_and_intervals_are_heard_of(site: Site, way: str) -> None:
     ticks: list[float] = []
 
     def tick() -> None:
-        ticks.append(time.monotonic())
+        ticks.append(time.monotonic() - began)
         if len(ticks) == 2:
             site.answer(a, state="STARTED")
         if len(ticks) == 4:
             site.answer(a)
             site.answer(b)
 
+    began = time.monotonic()
     values = wait_for(
-        site.app.ResultSet([a, b]), way, timeout=10, interval=0.03, on_interval=tick,
+        site.app.ResultSet([a, b]), way, timeout=20, interval=0.03, on_interval=tick,
         on_message=lambda meta: states.append(meta["status"]),
     )  # fmt: skip
     assert (values, states, len(ticks) >= 4) == ([4, 4], ["STARTED", "SUCCESS", "SUCCESS"], True)
-    assert min(later - one for one, later in itertools.pairwise(ticks)) >= 0.02
+    assert all(at >= 0.03 * number - 0.005 for number, at in enumerate(ticks, start=1))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -233,12 +233,12 @@ def test_what_a_step_before_the_group_failed_with_is_raised_first(memory: Site, 
     memory.fail(member, KeyError("own"))
     memory.fail(own, OSError("of the member's chain"))
     with pytest.raises(OSError, match="of the member's chain"):
-        wait_for(group, way, timeout=5)
+        wait_for(group, way, timeout=20)
     memory.fail(first, ValueError("first"))
     with pytest.raises(ValueError, match="first"):
-        wait_for(group, way, timeout=5)
+        wait_for(group, way, timeout=20)
     with pytest.raises(KeyError, match="own"):
-        wait_for(group, way, timeout=5, follow_parents=False)
+        wait_for(group, way, timeout=20, follow_parents=False)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -248,7 +248,7 @@ def test_ignored_and_repeated_results_hold_nobody_up(memory: Site, way: str) -> 
     again = memory.app.AsyncResult(a.id)
     memory.answer(a, 7)
     group = memory.app.GroupResult("group", [a, ignored, again, a])
-    assert wait_for(group, way, timeout=5) == [7, None, 7, 7]
+    assert wait_for(group, way, timeout=20) == [7, None, 7, 7]
     assert group.ready()
 
 
@@ -281,10 +281,10 @@ def test_groups_are_not_waited_for_inside_of_a_task_unless_it_is_allowed(memory:
     with denied_join_result():
         for way in WAYS:
             with pytest.raises(RuntimeError, match=r"Never call result\.get\(\) within a task"):
-                wait_for(group, way, timeout=5)
-            assert wait_for(group, way, timeout=5, disable_sync_subtasks=False) == [4, 4]
+                wait_for(group, way, timeout=20)
+            assert wait_for(group, way, timeout=20, disable_sync_subtasks=False) == [4, 4]
         with allow_join_result():
-            assert group.get(timeout=5) == [4, 4]
+            assert group.get(timeout=20) == [4, 4]
 
 
 def test_many_groups_are_awaited_at_once_and_other_calls_go_on(site: Site) -> None:
@@ -404,7 +404,7 @@ def test_a_callback_of_a_set_is_called_once_when_all_are_ready(anywhere: Site) -
     assert results.then(called.append) is results
     anywhere.answer(a, 1)
     anywhere.answer(b, 2)
-    assert a.get(timeout=5) == 1
+    assert a.get(timeout=20) == 1
     assert called == []
     anywhere.answer(c, 3)
     wait_until(lambda: called)
@@ -443,7 +443,7 @@ def test_forgetting_a_group_is_one_trip_and_forgets_its_members_chains(keeper: S
     group = keeper.app.GroupResult("group", [a, GroupResult("inner", [b], app=keeper.app)])
     for one in (before, a, b):
         keeper.answer(one)
-    assert group.get(timeout=5) == [4, [4]]
+    assert group.get(timeout=20) == [4, [4]]
     trips: list[Any] = []
     forget = keeper.app.backend.forget
     keeper.app.backend.forget = lambda ids: [trips.append(ids), forget(ids)]  # type: ignore[method-assign,union-attr]
@@ -474,7 +474,7 @@ def test_a_saved_group_is_restored_with_its_parents_and_groups(keeper: Site) -> 
     assert (found.app, found.results[0].app, found.parent) == (keeper.app, keeper.app, first)
     for one in (a, b):
         keeper.answer(one, 8)
-    assert found.get(timeout=5) == [8, [8]]
+    assert found.get(timeout=20) == [8, [8]]
     assert GroupResult.restore("group", app=keeper.app) == group
     assert GroupResult.restore("group", keeper.app.backend, keeper.app) == group
 
@@ -486,7 +486,7 @@ def test_a_deleted_group_is_gone_and_its_results_are_not(keeper: Site) -> None:
     group.delete()
     group.delete()
     assert keeper.app.GroupResult.restore("group") is None
-    assert group.get(timeout=5) == [8]
+    assert group.get(timeout=20) == [8]
 
 
 def test_an_unknown_group_is_none(keeper: Site) -> None:

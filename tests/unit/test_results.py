@@ -6,11 +6,11 @@ import asyncio
 import copy
 import gc
 import io
-import itertools
 import os
 import pickle
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,7 +73,7 @@ def test_a_result_is_known_once_anything_is_stored_of_it(anywhere: Site) -> None
 def test_a_forgotten_result_is_unknown_again(site: Site) -> None:
     result = site.result()
     site.answer(result)
-    assert result.get(timeout=5) == 4
+    assert result.get(timeout=20) == 4
     result.forget()
     assert (result.known, result.state) == (False, "PENDING")
 
@@ -84,7 +84,7 @@ def test_forgetting_a_result_forgets_the_steps_before_it(memory: Site) -> None:
     last = memory.result(parent=group)
     for result in (first, member, last):
         memory.answer(result)
-    assert last.get(timeout=5) == 4
+    assert last.get(timeout=20) == 4
     last.forget()
     assert [result.known for result in (first, member, last)] == [False, False, False]
 
@@ -103,7 +103,7 @@ def test_an_ignored_result_is_none_at_once_and_may_be_asked_for_after_all(memory
     result.ignored = True
     assert (result.get(), result.ready(), result.state) == (None, False, "PENDING")
     result.ignored = False
-    assert result.get(timeout=5) == 5
+    assert result.get(timeout=20) == 5
 
 
 # -- earlier steps ---------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def test_what_an_earlier_step_failed_with_is_raised_first(anywhere: Site, is_awa
 
     def ask(**options: Any) -> Any:
         return (
-            asyncio.run(third.aget(timeout=5, **options)) if is_awaited else third.get(timeout=5, **options)
+            asyncio.run(third.aget(timeout=20, **options)) if is_awaited else third.get(timeout=20, **options)
         )
 
     def end() -> None:
@@ -144,9 +144,9 @@ def test_a_member_of_the_header_is_raised_and_not_the_chord_error(redis: Site) -
         ]
     )
     with pytest.raises(ValueError, match="of a part"):
-        body.get(timeout=5)
+        body.get(timeout=20)
     with pytest.raises(OSError, match="chord"):
-        body.get(timeout=5, follow_parents=False)
+        body.get(timeout=20, follow_parents=False)
 
 
 @pytest.mark.parametrize("is_awaited", [False, True], ids=["get", "aget"])
@@ -158,7 +158,7 @@ def test_a_step_that_fails_while_a_later_one_is_waited_for_is_noticed(
     last = memory.result(parent=first)
     soon(lambda: memory.fail(first, ValueError("meanwhile")))
     with pytest.raises(ValueError, match="meanwhile"):
-        asyncio.run(last.aget(timeout=5)) if is_awaited else last.get(timeout=5)
+        asyncio.run(last.aget(timeout=20)) if is_awaited else last.get(timeout=20)
 
 
 def test_all_earlier_steps_are_asked_for_in_one_trip(private_redis: RedisServer) -> None:
@@ -170,7 +170,7 @@ def test_all_earlier_steps_are_asked_for_in_one_trip(private_redis: RedisServer)
             result = site.result(parent=result)
             site.answer(result)
         before = reads(private_redis)
-        assert result.get(timeout=5) == 4
+        assert result.get(timeout=20) == 4
         assert reads(private_redis) - before == 2
 
 
@@ -199,18 +199,19 @@ def test_on_interval_is_called_while_nothing_happens_and_on_message_with_each_do
     states: list[str] = []
 
     def tick() -> None:
-        ticks.append(time.monotonic())
+        ticks.append(time.monotonic() - began)
         if len(ticks) == 2:
             site.answer(result, {"done": 1}, state="PROGRESS")
         if len(ticks) == 4:
             site.answer(result)
 
+    began = time.monotonic()
     value = result.get(
-        timeout=10, interval=0.03, on_interval=tick, on_message=lambda meta: states.append(meta["status"])
+        timeout=20, interval=0.03, on_interval=tick, on_message=lambda meta: states.append(meta["status"])
     )
     assert (value, states) == (4, ["PROGRESS", "SUCCESS"])
     assert len(ticks) >= 4
-    assert min(later - one for one, later in itertools.pairwise(ticks)) >= 0.02
+    assert all(at >= 0.03 * number - 0.005 for number, at in enumerate(ticks, start=1))
 
 
 def test_what_on_interval_raises_ends_the_wait(memory: Site) -> None:
@@ -218,7 +219,7 @@ def test_what_on_interval_raises_ends_the_wait(memory: Site) -> None:
         raise KeyError("enough")
 
     with pytest.raises(KeyError, match="enough"):
-        memory.result().get(timeout=5, interval=0.01, on_interval=stop)
+        memory.result().get(timeout=20, interval=0.01, on_interval=stop)
 
 
 # -- then ------------------------------------------------------------------------------------
@@ -233,11 +234,11 @@ def test_a_callback_is_called_once_when_the_result_comes(
     assert result.then(lambda one: called.append((one, threading.current_thread().name))) is result
     anywhere.answer(result, state="STARTED")
     anywhere.answer(result, 6)
-    assert result.get(timeout=5) == 6
+    assert result.get(timeout=20) == 6
     wait_until(lambda: called)
     assert called == [(result, "minicelery-callbacks")]
     assert called[0][0] is result and called[0][0].result == 6
-    wait_until(lambda: not calling(), timeout=5)
+    wait_until(lambda: not calling())
     assert len(called) == 1
 
 
@@ -252,7 +253,7 @@ def test_a_callback_of_a_result_that_was_stored_before_is_called(anywhere: Site)
 def test_a_callback_of_a_known_result_is_called_here_and_now(memory: Site) -> None:
     result = memory.result()
     memory.answer(result)
-    result.get(timeout=5)
+    result.get(timeout=20)
     called: list[tuple[Any, threading.Thread]] = []
     result.then(lambda one: called.append((one, threading.current_thread())))
     assert called == [(result, threading.current_thread())]
@@ -364,11 +365,13 @@ def test_a_forked_child_calls_back_on_its_own(redis: Site) -> None:
     before.then(called.append)
     own = redis.result()
     redis.answer(own, 3)
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork in a process with threads
+        child = os.fork()
     if child == 0:
         try:
             own.then(lambda one: called.append(one.result))
-            wait_until(lambda: called, timeout=5)
+            wait_until(lambda: called, timeout=20)
             os._exit(0 if called == [3] else 1)
         finally:
             os._exit(2)
@@ -403,7 +406,7 @@ def test_children_are_results_and_groups(anywhere: Site) -> None:
     found = family(anywhere)
     [child, group] = found["root"].children
     assert (child, group) == (found["a"], found["group"])
-    assert isinstance(group, GroupResult) and group.get(timeout=5) == ["b's", "c's"]
+    assert isinstance(group, GroupResult) and group.get(timeout=20) == ["b's", "c's"]
     assert found["a"].children == []
 
 
@@ -428,7 +431,7 @@ def test_iterdeps_stops_at_what_is_not_done_unless_told_to_go_on(memory: Site) -
 def test_collect_waits_for_each(memory: Site) -> None:
     root, child = memory.result(), memory.result()
     soon(lambda: [memory.answer(root, "first", child), time.sleep(0.1), memory.answer(child, "second")])
-    assert list(root.collect(timeout=5)) == [(root, "first"), (child, "second")]
+    assert list(root.collect(timeout=20)) == [(root, "first"), (child, "second")]
     assert root.get_leaf() == "second"
 
 
@@ -439,8 +442,8 @@ def test_collect_passes_its_options_to_get(memory: Site) -> None:
         list(root.collect(timeout=0.05))
     memory.fail(child, ValueError("bad"))
     with pytest.raises(ValueError, match="bad"):
-        list(root.collect(timeout=5))
-    [(_, value), (_, error)] = root.collect(timeout=5, propagate=False)
+        list(root.collect(timeout=20))
+    [(_, value), (_, error)] = root.collect(timeout=20, propagate=False)
     assert (value, str(error)) == (1, "bad")
 
 
@@ -487,12 +490,12 @@ def test_waiting_can_be_denied_and_allowed_anywhere(memory: Site) -> None:
     memory.answer(result)
     with denied_join_result():
         with pytest.raises(RuntimeError, match=r"Never call result\.get\(\) within a task"):
-            result.get(timeout=5)
+            result.get(timeout=20)
         with pytest.raises(RuntimeError):
             assert_will_not_block()
-        assert result.get(timeout=5, disable_sync_subtasks=False) == 4
+        assert result.get(timeout=20, disable_sync_subtasks=False) == 4
         with allow_join_result():
-            assert result.get(timeout=5) == 4
+            assert result.get(timeout=20) == 4
     assert_will_not_block()
 
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -422,7 +423,9 @@ app.setup_security(key={str(alice.key)!r}, cert={str(alice.certificate)!r}, stor
 
 def test_a_signer_is_of_use_in_a_forked_child(app: Celery) -> None:
     app.setup_security()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork in a process with threads
+        pid = os.fork()
     if pid == 0:
         os._exit(0 if loads(*dumps(VALUE, "auth"), SIGNED) == VALUE else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
