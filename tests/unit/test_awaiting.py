@@ -102,17 +102,22 @@ class Pulse:
         self.longest = 0.0
 
     async def __aenter__(self) -> Pulse:
+        self._began = time.monotonic()
         self._task = asyncio.ensure_future(self._beat())
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._note()  # also what has held up the loop to the end
         self._task.cancel()
 
     async def _beat(self) -> None:
         while True:
-            began = time.monotonic()
+            self._note()
+            self._began = time.monotonic()
             await asyncio.sleep(0.01)
-            self.longest = max(self.longest, time.monotonic() - began - 0.01)
+
+    def _note(self) -> None:
+        self.longest = max(self.longest, time.monotonic() - self._began - 0.01)
 
 
 # -- results -------------------------------------------------------------------------------
@@ -491,15 +496,16 @@ def test_what_is_wrong_with_a_call_is_said_as_by_delay(
 
 
 def test_a_broker_that_cannot_be_reached_blocks_nobody() -> None:
-    async def main() -> float:
+    async def main() -> bool:
         with Celery("lost", broker="redis://127.0.0.1:1", set_as_current=False) as app:
             app.conf.task_publish_deadline = 0.5
+            began = time.monotonic()
             async with Pulse() as pulse:
                 with pytest.raises(OperationalError, match="cannot reach Redis"):
                     await app.asend_task("noop")
-            return pulse.longest
+            return pulse.longest < (time.monotonic() - began) / 2
 
-    assert any(run(main()) < 0.2 for _ in range(5))
+    assert any(run(main()) for _ in range(5))
 
 
 def test_a_call_inside_of_a_task_has_it_as_its_parent(app: Celery) -> None:
@@ -665,7 +671,7 @@ def test_awaiting_survives_an_outage_of_the_store(private_redis: RedisServer) ->
                 await asyncio.to_thread(private_redis.restart)
                 await asyncio.to_thread(app.backend.store, [record(result.id)])
                 assert await asked == 4
-                return pulse.longest
+            return pulse.longest
 
         assert any(run(main()) < 0.3 for _ in range(4))
 
@@ -835,7 +841,7 @@ def test_eager_tasks_run_under_an_event_loop_without_holding_it_up(app: Celery) 
             result: Any = await nap.adelay(0.3)
             assert isinstance(result, EagerResult)
             assert await result != threading.get_ident()
-            return pulse.longest
+        return pulse.longest
 
     assert any(run(main()) < 0.2 for _ in range(5))
 
