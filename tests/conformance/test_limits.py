@@ -334,14 +334,15 @@ def are_spaced(one: Hand, interval: float) -> bool:
 
 
 def test_runs_begin_evenly_spaced(broker: Broker, hand: MakeHand) -> None:
-    def seconds(letter: str) -> float:
+    def are_in_time(letter: str) -> bool:
         publish(broker, *names(9, letter))
         one = hand(rate(10))
-        assert one.until(9) == names(9, letter)
+        assert sorted(one.until(9)) == names(9, letter)
         assert are_spaced(one, 0.1)
-        return one.starts[-1] - one.starts[0]
+        return one.begun == names(9, letter) and one.starts[-1] - one.starts[0] < 1.6
 
-    assert any(seconds(letter) < 1.6 for letter in "abc")  # more where the machine stops
+    # Where the machine stops, those whose turn has passed line up again.
+    assert any(are_in_time(letter) for letter in "abc")
 
 
 def test_a_rate_above_a_thousand_a_second_is_no_burden(broker: Broker, hand: MakeHand) -> None:
@@ -355,7 +356,7 @@ def test_a_line_is_called_one_by_one_and_asks_twice(broker: Broker, hand: MakeHa
     def asked(letter: str) -> int:
         publish(broker, *names(20, letter))
         one = hand(rate(20))
-        assert one.until(20) == names(20, letter)
+        assert sorted(one.until(20)) == names(20, letter)
         return one.asked
 
     # Once when it comes and once when it is called; a late one or two ask again, many where the machine stops.
