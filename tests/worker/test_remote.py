@@ -312,7 +312,7 @@ def test_a_command_knows_what_the_one_before_it_has_changed(opened: Open) -> Non
         return bool(answer == {"ok": f"autoscale now max=3 min={least}"})
 
     # It waits for half a second, in which the parent does not run if the whole machine stands still.
-    assert any(knows(least) for least in (3, 1, 2))
+    assert any(knows(least) for least in (3, 2, 3))
 
 
 def test_a_rate_limit_holds_for_children_that_are_there_and_for_those_to_come(redis_remote: Remote) -> None:
