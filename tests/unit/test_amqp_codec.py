@@ -20,6 +20,7 @@ from minicelery.broker.amqp.link import Content
 from minicelery.message import Delivery, Message, decode_body
 from minicelery.serialization import accepted
 from tests import golden
+from tests.unit.test_call_budget import calls_of
 
 FRAME_MAX = 131072
 CAPTURED = {
@@ -175,6 +176,12 @@ def type_of(data: bytes, at: int) -> tuple[Any, int]:
             items.append(item)
         return {"A": items}, end
     return letter, at + {"V": 0, "t": 1, "I": 4, "l": 8, "d": 8}[letter]
+
+
+def test_names_of_headers_are_packed_once_however_many_others_there_have_been() -> None:
+    codec.encode_table({f"x-{number}": 1 for number in range(1500)})
+    codec.encode_table({"a-late-one": "add"})
+    assert not calls_of(lambda: codec.encode_table({"a-late-one": "add"}))["codec._short"]
 
 
 def test_each_type_of_header_is_written_as_py_amqp_writes_it() -> None:

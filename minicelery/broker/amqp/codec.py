@@ -46,7 +46,8 @@ _FLAGS = (
     (0x0004, "cluster_id"),
 )
 _NO_LIMITS = [None, None]  # a frequent value of the header `timelimit`
-_names: dict[str, bytes] = {}  # names of headers and queues, packed
+MOST_NAMES = 1000
+_names: dict[str, bytes] = {}  # names of headers, packed
 
 
 def ack_frame(channel: int, tag: int, multiple: bool = False) -> bytes:
@@ -125,9 +126,10 @@ def _short(text: str) -> bytes:
     return bytes((len(data),)) + data
 
 
-_names.update(
-    (text, _short(text)) for text in ("", "application/json", "application/x-msgpack", "utf-8", "binary")
-)
+_COMMON = {
+    text: _short(text) for text in ("", "application/json", "application/x-msgpack", "utf-8", "binary")
+}
+_names.update(_COMMON)
 
 
 # -- tables ------------------------------------------------------------------------------------
@@ -140,8 +142,10 @@ def encode_table(table: Mapping[str, Any]) -> bytes:
         name = _names.get(key)
         if name is None:
             name = _short(key)
-            if len(_names) < 1000:
-                _names[key] = name
+            if len(_names) >= MOST_NAMES:
+                _names.clear()  # those that are in use come back at once
+                _names.update(_COMMON)
+            _names[key] = name
         parts.append(name)
         kind = type(value)
         if kind is str:
