@@ -34,9 +34,10 @@ from minicelery.exceptions import (
     OperationalError,
 )
 from minicelery.groups import EagerGroupResult, GroupResult
+from minicelery.insisting import insist
 from minicelery.lineage import calls_before, calls_of
 from minicelery.message import BODY_HEADER, LASTS_HEADER, PART_HEADER, Group, Message, new_id
-from minicelery.options import check_call
+from minicelery.options import check_call, publish_attempts
 from minicelery.result import AsyncResult, EagerResult
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Canvas:
         work = Unfolded()
         self._unfold(steps, work, check=True)
         result = self.result_of(steps)
-        self._open(work)
+        self._open(work, publish_attempts(self.app.conf, given))
         if getattr(self.app.backend, "direct", False):  # results come only to who expects them
             replies: Any = self.app.backend
             replies.expect(
@@ -200,8 +201,8 @@ class Canvas:
         origin = {"root_id": request.root_id, "parent_id": request.parent_id, "reply_to": request.reply_to}
         work = Unfolded(run=request.id or "")
         self._unfold(steps, work, left=after, origin=origin)
+        self._open(work, 1)  # this call is made again until it succeeds
         if len(work.messages) > MANY:  # in one step with the outcome they would keep everybody waiting
-            self._open(work)
             self._publish(work.messages, {})
         else:
             self._leave(work, request)
@@ -236,6 +237,7 @@ class Canvas:
                   "replaced_task_nesting": request.replaced_task_nesting + 1}  # fmt: skip
         work = Unfolded(run=request.id or "")
         self._unfold(steps, work, left=request.chain or None, origin=origin)
+        self._open(work)
         self._leave(work, request)
         # Nothing follows this one any more, and not its end counts, but that of the replacement.
         message.headers.pop(PART_HEADER, None)
@@ -257,8 +259,9 @@ class Canvas:
         work = Unfolded(run=request.id or "")
         self._unfold(steps, work, origin=origin)
         backend: Any = self.app.backend
-        if not backend.add_member(group, last.options["task_id"]):
+        if not insist(lambda: backend.add_member(group, last.options["task_id"]), self._deadline):
             raise ValueError(f"the body of {request.task}'s chord does not wait any more: a part has failed")
+        self._open(work)
         self._leave(work, request)
         result: AsyncResult[Any] = self.result_of(steps)
         return result
@@ -275,7 +278,6 @@ class Canvas:
 
     def _leave(self, work: Unfolded, request: Request) -> None:
         """Have it leave with the outcome of the attempt."""
-        self._open(work)
         for message in work.messages:
             announcing.both(self.app, message)
         request.outbox += self.app._sender.expand(work.messages)
@@ -290,9 +292,13 @@ class Canvas:
         unique = next((message.task for message in messages if message.unique is not None), None)
         return sender.publish(messages, options, sender.defaults(self.app.tasks[unique]) if unique else None)
 
-    def _open(self, work: Unfolded) -> None:
+    def _open(self, work: Unfolded, attempts: int | None = None) -> None:
         if work.groups:
-            self._check_backend().open_groups(work.groups)
+            insist(lambda: self._check_backend().open_groups(work.groups), self._deadline, attempts)
+
+    @property
+    def _deadline(self) -> float:
+        return float(self.app.conf.task_publish_deadline)
 
     def _check_backend(self) -> Any:
         """The result store, if it can count.  Raises ImproperlyConfigured."""

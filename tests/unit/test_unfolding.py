@@ -13,6 +13,7 @@ import pytest
 
 from minicelery import Celery, chain, chord, group, signals
 from minicelery.exceptions import (
+    BackendUnavailable,
     ChordError,
     EncodeError,
     Ignore,
@@ -493,6 +494,69 @@ def test_a_chord_that_could_not_be_sent_leaves_nothing(work: Work, monkeypatch: 
     with pytest.raises(OperationalError, match="away"):
         chord([work.add.s(1)], work.say.s())()
     assert work.app.backend.owed_groups(time.time() + 1e6, work.app.broker.place) == []
+
+
+class Away:
+    """A result store that can't be reached so many times, when groups are opened or joined."""
+
+    def __init__(self, work: Work, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+        self.left = times
+        monkeypatch.setattr("minicelery.insisting.STEP", 0.001)
+        for name in ("open_groups", "add_member"):
+            monkeypatch.setattr(work.app.backend, name, self._until_back(getattr(work.app.backend, name)))
+
+    def _until_back(self, act: Any) -> Any:
+        def ask(*args: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                raise BackendUnavailable("away")
+            return act(*args)
+
+        return ask
+
+
+def test_a_chord_is_sent_though_the_store_was_away_for_as_many_tries_as_a_publish_has(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = chord([work.add.s(1)], work.say.s())
+    away = Away(work, monkeypatch, 3)
+    result = whole()
+    work.run()
+    assert (result.get(timeout=1), away.left) == ([[1]], 0)
+
+    away.left = 4
+    with pytest.raises(BackendUnavailable, match="away"):
+        whole()
+    away.left = 1
+    with pytest.raises(BackendUnavailable, match="away"):
+        whole.apply_async(retry=False)
+    assert away.left == 0
+
+
+def test_an_attempt_outlasts_a_store_that_is_away_while_it_is_replaced_or_adds_to_its_chord(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = Away(work, monkeypatch, 0)
+
+    @work.app.task(name="adds", bind=True)
+    def adds(self: Any) -> int:
+        away.left = 20
+        self.add_to_chord(work.add.s(2))
+        return 1
+
+    def spread(times: int) -> Any:
+        away.left = times
+        return group(work.add.s(1), work.add.s(2))
+
+    spreads = replacer(work, spread)
+    result = chord([spreads.s(20), adds.s()], work.say.s())()
+    work.run()
+    assert result.get(timeout=1) == [[[1, 2], 1, 2]]
+
+    work.app.conf.task_publish_deadline = 0.01
+    lost = spreads.delay(1_000_000)
+    work.run()
+    assert (lost.state, str(lost.result)) == ("FAILURE", "away")
 
 
 def test_a_hop_that_fails_calls_the_errbacks_of_the_body(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
